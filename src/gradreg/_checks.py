@@ -1,0 +1,257 @@
+"""One guard for each rule of the library: says what arrived, what was expected and what to write instead."""
+
+import difflib
+import math
+from collections.abc import Iterable
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class UnsupportedOperationError(RuntimeError):
+    """An operation of the model cannot be differentiated in the way that the chosen engine needs."""
+
+
+def weight(value: float, owner: str) -> None:
+    """A penalty's weight is a finite number >= 0."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(
+            f"{owner} got weight={value!r} of type {type(value).__name__}; expected a number, as in {owner}(0.03)."
+        )
+    if math.isnan(value) or math.isinf(value):
+        raise ValueError(f"{owner} got weight={value}; expected a finite number >= 0, as in {owner}(0.03).")
+    if value < 0:
+        raise ValueError(
+            f"{owner} got weight={value}; a negative weight would reward steep functions. Write a number >= 0."
+        )
+
+
+def not_negative(value: float, name: str, owner: str) -> None:
+    """Lengths and norms are finite numbers >= 0."""
+    if not isinstance(value, Real) or not math.isfinite(value) or value < 0:
+        raise ValueError(f"{owner} got {name}={value!r}; expected a finite number >= 0, as in {owner}({name}=1.0).")
+
+
+def positive_integer(value: int, name: str, owner: str) -> None:
+    """Counts, such as samples, are whole numbers >= 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{owner} got {name}={value!r}; expected a whole number >= 1, as in {owner}({name}=1).")
+
+
+def choice(value: str, allowed: Iterable[str], name: str, owner: str) -> None:
+    """A word out of a short list."""
+    allowed = tuple(allowed)
+    if value not in allowed:
+        words = " or ".join(repr(word) for word in allowed)
+        raise ValueError(f"{owner} got {name}={value!r}; expected {words}.")
+
+
+def instance(value: object, kind: type, slot: str, example: str) -> None:
+    """A slot holds an object of its own kind; a class in place of an instance is the usual slip."""
+    if isinstance(value, kind):
+        return
+    if isinstance(value, type) and issubclass(value, kind):
+        raise TypeError(f"{slot} got the class {value.__name__}; write an instance: {slot}={value.__name__}(...).")
+    raise TypeError(f"{slot} got {value!r}; expected a gradreg {kind.__name__}, as in {slot}={example}.")
+
+
+def ordinary_tensor(tensor: Tensor, where: str) -> None:
+    """Inference tensors can never be differentiated."""
+    if tensor.is_inference():
+        raise ValueError(
+            f"{where} is an inference tensor (it was made under torch.inference_mode), which autograd refuses. "
+            f"Make it under torch.no_grad instead, or pass {where}.clone() from outside inference_mode."
+        )
+
+
+def real_tensor(tensor: Tensor, where: str) -> None:
+    """Sites are real floating-point tensors."""
+    if tensor.is_complex():
+        raise TypeError(
+            f"{where} has dtype {tensor.dtype}; penalties are defined for real inputs. "
+            f"Pass torch.view_as_real({where}) and join the halves in the model."
+        )
+    if not tensor.is_floating_point():
+        raise TypeError(
+            f"{where} has dtype {tensor.dtype}; gradients need floating-point numbers. "
+            f"For images write {where}.float() / 255; for token ids regularize the embedding: "
+            'site=gr.Hidden("embedding").'
+        )
+
+
+def batch_size(tensor: Tensor, where: str) -> int:
+    """Every site holds a batch in its first dimension, with at least one example."""
+    if tensor.ndim == 0:
+        raise ValueError(
+            f"{where} is a single number; expected a batch of shape (B, ...). For one example write {where}[None]."
+        )
+    if tensor.shape[0] == 0:
+        raise ValueError(
+            f"{where} has shape {tuple(tensor.shape)}: a batch of 0 examples has no mean. "
+            "Skip empty batches, or write DataLoader(..., drop_last=True)."
+        )
+    return tensor.shape[0]
+
+
+def same_batch(tensor: Tensor, batch: int, where: str, hint: str) -> None:
+    """What belongs to a batch has its size as first dimension."""
+    if tensor.ndim == 0 or tensor.shape[0] != batch:
+        raise ValueError(f"{where} has shape {tuple(tensor.shape)}, but the batch has {batch} examples. {hint}")
+
+
+def outputs_tensor(outputs: Any, what: str) -> Tensor:
+    """Targets other than functions read a plain tensor of outputs."""
+    if isinstance(outputs, Tensor):
+        return outputs
+    raise TypeError(
+        f"the model returned {type(outputs).__name__}, but {what} needs a tensor. Say which tensor you mean: "
+        "target=lambda outputs: outputs.logits (or outputs[0], outputs['logits'])."
+    )
+
+
+def class_dimension(z: Tensor, given: int | None, owner: str) -> int:
+    """Where the classes are: dimension 1 of (B, C) and (B, C, H, W); for the rest the caller says so."""
+    if given is not None:
+        if not -z.ndim <= given < z.ndim or given % z.ndim == 0:
+            raise ValueError(
+                f"{owner} got class_dim={given} for outputs of shape {tuple(z.shape)}; expected a dimension "
+                f"between 1 and {z.ndim - 1} (dimension 0 is the batch)."
+            )
+        return given % z.ndim
+    if z.ndim in (2, 4, 5):
+        return 1
+    if z.ndim == 3:
+        raise ValueError(
+            f"{owner} got outputs of shape {tuple(z.shape)}, in which the classes could be dimension 1 or 2. "
+            f"Write {owner}(class_dim=2) for sequences (B, T, C), {owner}(class_dim=1) for (B, C, T)."
+        )
+    raise ValueError(
+        f"{owner} got outputs of shape {tuple(z.shape)}; expected class scores (B, C, ...). For one score per "
+        "example (B,) regularize it as it is: target=gr.Logits()."
+    )
+
+
+def labels_given(labels: object, owner: str) -> None:
+    """Some targets and projections cannot do without labels."""
+    if labels is None:
+        raise ValueError(
+            f"{owner} needs labels, and none were given: write penalty(model, x, y). "
+            "For unlabelled inputs use a penalty that needs none, such as gr.SpectReg."
+        )
+
+
+def label_batch(labels: object, batch: int) -> None:
+    """Labels belong to the examples of the batch, one by one."""
+    if isinstance(labels, Tensor):
+        same_batch(labels, batch, "y", "Pass the labels of this batch, one entry per example.")
+
+
+def class_labels(labels: Tensor, z: Tensor, dim: int, owner: str) -> None:
+    """Class indices have the outputs' shape without the class dimension; class probabilities have it whole."""
+    indices = z.shape[:dim] + z.shape[dim + 1 :]
+    expected = z.shape if labels.is_floating_point() else indices
+    if labels.shape != expected:
+        raise ValueError(
+            f"{owner} got labels of shape {tuple(labels.shape)} and dtype {labels.dtype} for outputs of shape "
+            f"{tuple(z.shape)}; expected class indices of shape {tuple(indices)} or class probabilities of shape "
+            f"{tuple(z.shape)}. For labels of shape (B, 1) write y.squeeze(1)."
+        )
+
+
+def submodule_name(name: str, known: Iterable[str]) -> None:
+    """A hidden site is named as in `model.named_modules()`."""
+    known = [other for other in known if other]
+    if name in known:
+        return
+    near = difflib.get_close_matches(name, known, n=3)
+    shown = ", ".join(repr(other) for other in (near or known[:8])) or "none: the model has no submodules"
+    raise ValueError(
+        f"the model has no submodule named {name!r}; {'did you mean' if near else 'it has'} {shown}? "
+        "Names are those of model.named_modules()."
+    )
+
+
+def independent_of_site(site: str) -> ValueError:
+    """The error for a target without any path back to the site."""
+    return ValueError(
+        f"the target does not depend on {site}: no gradient flows back to it. Look in the model for .detach(), "
+        "torch.no_grad, argmax, rounding or a round trip through numpy; with penalty.of(outputs, x), x must require "
+        "grad before the model runs: x.requires_grad_(); outputs = model(x)."
+    )
+
+
+def unsupported(error: Exception, engine: str, others: str) -> UnsupportedOperationError:
+    """Names the operation that stopped an engine, and the engines that do without what it lacks."""
+    text = str(error)
+    operation = _operation(text)
+    remedy = f"Use {others}"
+    if "attention" in operation:
+        remedy += (
+            ", or run the forward pass with the math kernel: "
+            "with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)"
+        )
+    elif "RNN" in operation:
+        remedy += ", or run the RNN with cuDNN off: with torch.backends.cudnn.flags(enabled=False)"
+    lack = "forward-mode rule" if "forward AD" in text or "ForwardMode" in engine else "double backward"
+    return UnsupportedOperationError(
+        f"{operation} has no {lack}, which engine={engine} needs. {remedy}. (torch says: {text.splitlines()[0]})"
+    )
+
+
+_LACKS = (
+    "derivative for ",
+    "once_differentiable",
+    "forward AD",
+    "double backward",
+    "jvp",
+    "second derivative",
+)
+
+
+def speaks_of_missing_derivative(error: Exception) -> bool:
+    """Whether an error of torch is about a derivative that it does not have."""
+    return any(sign in str(error) for sign in _LACKS)
+
+
+def _operation(text: str) -> str:
+    words = text.replace("Trying to use forward AD with ", "derivative for ").split()
+    if "derivative" in words and words.index("derivative") + 2 < len(words):
+        return words[words.index("derivative") + 2].strip("'\"")
+    if "once_differentiable" in text:
+        return "a torch.autograd.Function marked @once_differentiable"
+    if "RNN" in text:
+        return "cuDNN's RNN"
+    if "aot_autograd" in text or "torch.compile" in text:
+        return "a model compiled by torch.compile"
+    return "an operation of the model"
+
+
+def shapes(outputs: object, labels: object) -> str:
+    """What a loss was called with, for its error message."""
+
+    def describe(value: object) -> str:
+        if isinstance(value, Tensor):
+            return f"shape {tuple(value.shape)} and dtype {value.dtype}"
+        return f"type {type(value).__name__}"
+
+    return f"outputs of {describe(outputs)}, labels of {describe(labels)}"
+
+
+def grad_enabled() -> Any:
+    """A context in which autograd records, whatever context the caller is in."""
+    return _Recording()
+
+
+class _Recording:
+    """`torch.inference_mode(False)` and `torch.enable_grad` together."""
+
+    def __enter__(self) -> None:
+        self._modes = (torch.inference_mode(False), torch.enable_grad())
+        for mode in self._modes:
+            mode.__enter__()
+
+    def __exit__(self, *exception: Any) -> None:
+        for mode in reversed(self._modes):
+            mode.__exit__(*exception)

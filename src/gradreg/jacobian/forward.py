@@ -1,0 +1,245 @@
+"""One run of a model: its outputs, the tensors of each site, and how to run the same function again nearby.
+
+"The same function" means: the same dropout mask (the random state is put back) and the same batch statistics (those of
+the first run, with their graph; running averages are not touched again). Without that, a finite difference would
+divide the noise between two runs by a small step.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from gradreg import _checks, _tree
+from gradreg._types import InputTree, Model, Parts
+from gradreg.jacobian import site as sites
+from gradreg.jacobian._statistics import BatchStatistics
+
+Change = Callable[[Tensor, Tensor], Tensor]
+"""``change(tensor, direction)``: the tensor moved, say."""
+
+
+class ForwardPass:
+    """A model run once, ready to be differentiated at its sites.
+
+    Args:
+        model: a module, or a function of the inputs.
+        x: input tree; `Args` where the model takes several arguments.
+        wanted: the sites at which derivatives will be asked for.
+        repeatable: whether an engine will run the model again (costs a copy of the random state, and the statistics
+            of batch-normalization layers that are in training mode).
+
+    Attributes:
+        outputs: what the model returned.
+        batch: number of examples B.
+    """
+
+    def __init__(self, model: Model, x: InputTree, wanted: Sequence[sites.Site], *, repeatable: bool = False):
+        self.model, self.x = model, x
+        hidden = [s for s in wanted if isinstance(s, sites.Hidden)]
+        self._modules = _find(model, [name for s in hidden for name in s.names])
+        paths = {path for s in wanted if isinstance(s, sites.Input) for path in s.select(x)}
+        self._random = _RandomState.of(x, model) if repeatable else None
+        self._statistics = BatchStatistics(model) if repeatable and isinstance(model, nn.Module) else None
+        leaves: dict[str, Tensor] = {}
+
+        def differentiable(path: str, tensor: Tensor) -> Tensor:
+            if path not in paths:
+                return tensor
+            # A tensor that belongs to the caller's graph stays in it.
+            leaves[path] = tensor if tensor.requires_grad else tensor.detach().requires_grad_()
+            return leaves[path]
+
+        with ExitStack() as stack:
+            if self._statistics is not None:
+                stack.enter_context(self._statistics.recording())
+            self._activations = stack.enter_context(self._watch())
+            self.outputs = _call(model, _tree.replace(x, differentiable))
+        self._leaves = leaves
+        self.batch = self._batch_size()
+
+    def tensors(self, site: sites.Site) -> Parts:
+        """The tensors of a site, in a fixed order, part of the graph of `outputs`."""
+        if isinstance(site, sites.Input):
+            return [self._leaves[path] for path in site.select(self.x)]
+        assert isinstance(site, sites.Hidden)
+        return _of_names(self._activations, site, self.batch)
+
+    @property
+    def couples_examples(self) -> bool:
+        """Whether batch normalization in training mode makes each output depend on the other examples."""
+        return self._statistics is not None and self._statistics.found
+
+    def again(self, site: sites.Site, change: Change, direction: Parts) -> tuple[Any, Parts]:
+        """Runs the same function with ``change(tensor, direction)`` in place of each tensor of a site.
+
+        Returns:
+            The outputs, and the tensors of the site as changed.
+        """
+        assert self._random is not None, "this forward pass was not made repeatable"
+        changed: Parts = []
+        remaining = iter(direction)
+
+        def swap(tensor: Tensor) -> Tensor:
+            changed.append(change(tensor, next(remaining)))
+            return changed[-1]
+
+        with ExitStack() as stack:
+            stack.enter_context(self._random.restored())
+            if self._statistics is not None:
+                stack.enter_context(self._statistics.reused())
+            if isinstance(site, sites.Input):
+                # In the site's own order, which need not be the tree's.
+                found = dict(_tree.tensors(self.x))
+                found |= {path: swap(found[path]) for path in site.select(self.x)}
+                x = _tree.replace(self.x, lambda path, _: found[path])
+            else:
+                assert isinstance(site, sites.Hidden)
+                x = self.x
+                stack.enter_context(self._replacing(site, changed, change, direction))
+            outputs = _call(self.model, x)
+        return outputs, changed
+
+    def _batch_size(self) -> int:
+        if self._leaves:
+            return next(iter(self._leaves.values())).shape[0]
+        tensors = [tensor for _, tensor in _tree.tensors(self.x)]
+        return _checks.batch_size(tensors[0], "x") if tensors else 1
+
+    @contextmanager
+    def _watch(self) -> Iterator[dict[str, Parts]]:
+        """Collects the activations of the watched submodules, in the order of their calls."""
+        seen: dict[str, Parts] = {name: [] for name in self._modules}
+
+        def watch(name: str, tensor: Tensor) -> Tensor:
+            if not tensor.is_floating_point():
+                return tensor
+            kept = tensor if tensor.requires_grad else tensor.detach().requires_grad_()
+            seen[name].append(kept)
+            # The model goes on with a copy: an in-place operation behind this layer must not change the site.
+            return kept.clone()
+
+        with _hooked(self._modules, watch):
+            yield seen
+
+    @contextmanager
+    def _replacing(self, site: sites.Hidden, changed: Parts, change: Change, direction: Parts) -> Iterator[None]:
+        """Changes the activations of a site; directions are sorted by name first, then by call."""
+        counts = {name: len(self._activations[name]) for name in site.names}
+        queues, start = {}, 0
+        for name in site.names:
+            queues[name] = list(direction[start : start + counts[name]])
+            start += counts[name]
+        collected: dict[str, Parts] = {name: [] for name in site.names}
+
+        def swap(name: str, tensor: Tensor) -> Tensor:
+            if not tensor.is_floating_point():
+                return tensor
+            collected[name].append(change(tensor, queues[name].pop(0)))
+            return collected[name][-1].clone()
+
+        with _hooked({name: self._modules[name] for name in site.names}, swap):
+            yield
+        changed.extend(tensor for name in site.names for tensor in collected[name])
+
+
+def shift(tensor: Tensor, direction: Tensor) -> Tensor:
+    """A change for `ForwardPass.again`: moves the tensor."""
+    return tensor + direction
+
+
+def attached(tensor: Tensor, direction: Tensor) -> Tensor:
+    """A change for `ForwardPass.again`: stays in place, ready to be differentiated."""
+    return tensor if tensor.requires_grad else tensor.detach().requires_grad_()
+
+
+def _call(model: Model, x: InputTree) -> Any:
+    if isinstance(x, _tree.Args):
+        return model(*x.args, **x.kwargs)
+    try:
+        return model(x)
+    except TypeError as error:
+        if isinstance(x, (tuple, list, dict)) and "argument" in str(error):
+            stars = "**x" if isinstance(x, dict) else "*x"
+            error.add_note(
+                f"gradreg calls model(x) with one {type(x).__name__}; for a model that takes its inputs as separate "
+                f"arguments pass gr.Args({stars})."
+            )
+        raise
+
+
+def _find(model: Model, names: list[str]) -> dict[str, nn.Module]:
+    if not names:
+        return {}
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"site=gr.Hidden(...) needs a torch.nn.Module, but the model is {type(model).__name__}. Pass the module "
+            "itself, or hold the activations and call penalty.of(outputs, activations)."
+        )
+    known = dict(model.named_modules(remove_duplicate=False))
+    for name in names:
+        _checks.submodule_name(name, known)
+    return {name: known[name] for name in names}
+
+
+@contextmanager
+def _hooked(modules: dict[str, nn.Module], swap: Callable[[str, Tensor], Tensor]) -> Iterator[None]:
+    handles = []
+    for name, module in modules.items():
+
+        def hook(module: nn.Module, args: Any, output: Any, name: str = name) -> Any:
+            return _tree.replace(output, lambda path, tensor: swap(name, tensor))
+
+        handles.append(module.register_forward_hook(hook))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _of_names(activations: dict[str, Parts], site: sites.Hidden, batch: int) -> Parts:
+    found: Parts = []
+    for name in site.names:
+        if not activations[name]:
+            raise ValueError(
+                f"the submodule {name!r} returned no floating-point tensor in this forward pass; name one that the "
+                "model calls and whose output it uses."
+            )
+        for tensor in activations[name]:
+            _checks.same_batch(
+                tensor,
+                batch,
+                f"the activation of {name!r}",
+                "Penalties need the batch in the first dimension (recurrent layers: batch_first=True).",
+            )
+        found += activations[name]
+    return found
+
+
+class _RandomState:
+    """The global random state before a run, of the CPU and of each GPU that the inputs or the model are on."""
+
+    def __init__(self, devices: list[torch.device]):
+        self._gpus = devices
+        self._cpu = torch.get_rng_state()
+        self._states = [torch.cuda.get_rng_state(device) for device in devices]
+
+    @classmethod
+    def of(cls, x: InputTree, model: Model) -> "_RandomState":
+        tensors = [tensor for _, tensor in _tree.tensors(x)]
+        if isinstance(model, nn.Module):
+            tensors += list(model.parameters())[:1]
+        return cls(list({tensor.device: None for tensor in tensors if tensor.is_cuda}))
+
+    @contextmanager
+    def restored(self) -> Iterator[None]:
+        """Puts the state back for a while; afterwards the caller's is as it was."""
+        with torch.random.fork_rng(devices=self._gpus):
+            torch.set_rng_state(self._cpu)
+            for device, state in zip(self._gpus, self._states, strict=True):
+                torch.cuda.set_rng_state(state, device)
+            yield

@@ -1,0 +1,172 @@
+"""`JacobianPenalty`: one choice for each of the five slots."""
+
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from gradreg import _checks
+from gradreg._types import Parts
+from gradreg.jacobian.engine import DoubleBackward, Engine
+from gradreg.jacobian.linearization import Linearization
+from gradreg.jacobian.magnitude import Magnitude, SquaredL2
+from gradreg.jacobian.projection import Full, Projection
+from gradreg.jacobian.site import Input, Site
+from gradreg.jacobian.target import Logits, Target, as_target
+from gradreg.penalties.base import Penalty, Seen
+
+
+class JacobianPenalty(Penalty):
+    """``weight * mean over the batch of magnitude(projection of J)``, with J = d target / d site.
+
+    Args:
+        weight: finite and >= 0.
+        target: what is differentiated; a `Target`, or a function of the outputs. Default: `Logits()`.
+        site: with respect to what; `Input()` or `Hidden(name, ...)`. Default: `Input()`.
+        projection: which rows or columns of J. Default: `Full()`, every row.
+        engine: how it is differentiated. Default: `DoubleBackward()`.
+        magnitude: how a projected Jacobian becomes a number. Default: `SquaredL2()`.
+        name: the key in ``result.terms``; by default the class's name in lower case.
+
+    Raises:
+        TypeError, ValueError: a slot that holds something else; inputs that cannot be differentiated.
+        UnsupportedOperationError: an operation of the model lacks the derivative that the engine needs.
+
+    Example:
+        >>> penalty = gr.JacobianPenalty(0.03, projection=gr.Sphere(samples=2), site=gr.Hidden("layer2"))
+        >>> penalty(model, x).backward()
+
+    Source: the broader class of Jacobian-based regularizers of the paper's section 2.
+    """
+
+    def __init__(
+        self,
+        weight: float,
+        *,
+        target: Target | Callable[..., Tensor] | None = None,
+        site: Site | None = None,
+        projection: Projection | None = None,
+        engine: Engine | None = None,
+        magnitude: Magnitude | None = None,
+        name: str | None = None,
+    ):
+        super().__init__(weight, name or type(self).__name__.lower())
+        self.target = as_target(target if target is not None else Logits())
+        self.site = site if site is not None else Input()
+        self.projection = projection if projection is not None else Full()
+        self.engine = engine if engine is not None else DoubleBackward()
+        self.magnitude = magnitude if magnitude is not None else SquaredL2()
+        _checks.instance(self.site, Site, "site", "gr.Input()")
+        _checks.instance(self.projection, Projection, "projection", "gr.Normal()")
+        _checks.instance(self.engine, Engine, "engine", "gr.DoubleBackward()")
+        _checks.instance(self.magnitude, Magnitude, "magnitude", "gr.SquaredL2()")
+        self.needs_labels = self.target.needs_labels or self.projection.needs_labels
+        self.repeats = self.engine.repeats
+        self.sites = (self.site,)
+
+    def value(self, seen: Seen) -> Tensor:
+        """See `Penalty.value`."""
+        if self.projection.needs_labels:
+            _checks.labels_given(seen.y, type(self.projection).__name__)
+        at = self._linearize(seen)
+        try:
+            value = self._measure(at, seen)
+            if self.engine.rehearse and value.requires_grad:
+                _rehearse(value, at, self)
+        except (RuntimeError, NotImplementedError) as error:
+            explained = self.engine.explain(error)
+            if explained is error:
+                raise
+            raise explained from error
+        return value
+
+    def _linearize(self, seen: Seen) -> Linearization:
+        target = self._target(seen)
+        if seen.forward is not None:
+            return Linearization.of_pass(seen.forward, target, seen.y, self.site)
+        assert seen.tensors is not None
+        return Linearization.of_outputs(seen.outputs, seen.tensors, target, seen.y, self.site)
+
+    def _target(self, seen: Seen) -> Target:
+        return self.target
+
+    def _measure(self, at: Linearization, seen: Seen) -> Tensor:
+        reference = self.magnitude.reference(seen.x, seen.y)
+        values = []
+        for sample in self.projection.draw(at, self.engine, seen.generator):
+            measures = [self._measure_one(at, row, reference) for row in sample]
+            total = measures[0] if len(measures) == 1 else torch.stack(measures).sum(0)
+            values.append(self.magnitude.finish(total))
+        return torch.stack(values).mean()
+
+    def _measure_one(self, at: Linearization, row: Parts, reference: Tensor | None) -> Tensor:
+        given = None if reference is None else [_project(reference, at, row, self.projection.side)]
+        if self.projection.side == "output":
+            return self.engine.measure_row(at, row[0], self.magnitude, given)
+        column = self.engine.column(at, row)
+        return self.magnitude.measure([column] if given is None else [column - given[0]])
+
+    def __repr__(self) -> str:
+        slots = {
+            "target": (self.target, Logits()),
+            "site": (self.site, Input()),
+            "projection": (self.projection, Full()),
+            "engine": (self.engine, DoubleBackward()),
+            "magnitude": (self.magnitude, SquaredL2()),
+        }
+        chosen = [f"{slot}={value!r}" for slot, (value, usual) in slots.items() if value != usual]
+        return f"{type(self).__name__}({', '.join([f'{self.weight:g}', *chosen])})"
+
+
+def _project(reference: Tensor, at: Linearization, row: Parts, side: str) -> Tensor:
+    """``w^T G`` or ``G v`` for the given Jacobian G of each example."""
+    if len(at.tensors) != 1:
+        raise ValueError(
+            f"DistanceToGradients needs a site of one tensor, got {len(at.tensors)}; name it: site=gr.Input('image')."
+        )
+    x, z = at.tensors[0], at.z
+    expected = (*z.shape, *x.shape[1:])
+    if reference.shape != expected:
+        raise ValueError(
+            f"DistanceToGradients got gradients of shape {tuple(reference.shape)}; expected {expected}: batch, then "
+            f"the target's shape {tuple(z.shape[1:])}, then the input's {tuple(x.shape[1:])}."
+        )
+    matrix = reference.reshape(at.batch, z[0].numel(), x[0].numel()).to(x.dtype)
+    vector = row[0].reshape(at.batch, -1).to(x.dtype)
+    if side == "output":
+        return torch.einsum("bm,bmn->bn", vector, matrix).reshape(x.shape)
+    return torch.einsum("bmn,bn->bm", matrix, vector).reshape(z.shape)
+
+
+# What each model has passed; a model that is gone takes its entry along.
+_rehearsed: WeakKeyDictionary[Any, set[tuple[Any, ...]]] = WeakKeyDictionary()
+
+
+def _rehearse(value: Tensor, at: Linearization, penalty: JacobianPenalty) -> None:
+    """Differentiates the value once, the first time a model is met.
+
+    An operation without a double backward shows itself only in the caller's own ``backward``, where its message could
+    not be explained any more.
+    """
+    model = at.forward.model if at.forward is not None else type(at.z.grad_fn)
+    owner = getattr(model, "__self__", model)
+    key = (
+        penalty.engine,
+        penalty.projection.side,
+        repr(penalty.target),
+        penalty.site,
+        getattr(owner, "training", None),
+    )
+    try:
+        passed = _rehearsed.setdefault(owner, set())
+    except TypeError:  # no weak reference to be had: without memory a rehearsal would come at every step
+        return
+    if key in passed:
+        return
+    leaves = list(at.tensors)
+    if isinstance(owner, torch.nn.Module):
+        leaves += [parameter for parameter in owner.parameters() if parameter.requires_grad]
+    torch.autograd.grad(value, leaves, retain_graph=True, allow_unused=True)
+    passed.add(key)

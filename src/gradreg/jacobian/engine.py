@@ -16,12 +16,12 @@ Batch normalization in training mode couples examples. DoubleBackward differenti
 the paper's code does; ForwardMode and FiniteDifference hold them fixed.
 """
 
+import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from gradreg import _checks
 from gradreg._types import Parts
@@ -112,7 +112,10 @@ class ForwardMode(Engine):
         # torch.func.jvp, not torch.autograd.forward_ad: the latter's softmax overwrites what its backward needs
         # (pytorch issue 162350).
         zero = torch.zeros((), dtype=at.z.dtype, device=at.z.device)
-        return torch.func.jvp(moved, (zero,), (torch.ones_like(zero),))[1]
+        with warnings.catch_warnings():
+            # torch's own rules are compiled at the first call with a function that torch deprecates.
+            warnings.filterwarnings("ignore", message=r"`torch\.jit\.script`", category=DeprecationWarning)
+            return torch.func.jvp(moved, (zero,), (torch.ones_like(zero),))[1]
 
 
 @dataclass(frozen=True)

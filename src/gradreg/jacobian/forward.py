@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 from gradreg import _checks, _tree
 from gradreg._types import InputTree, Model, Parts

@@ -1,0 +1,1 @@
+"""Data sets: readers of their true formats, and splits that keep test points apart."""

@@ -1,0 +1,124 @@
+"""Splits: training, validation and test points that never meet, and standardization from the training points alone."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gradreg import _random
+from gradreg.data.dataset import DataError, Dataset
+
+# The shuffle that sets validation and test points apart: one for all seeds, so that no run trains on another's.
+_FIXED = 20180201
+
+
+@dataclass(frozen=True)
+class Split:
+    """Three disjoint parts, standardized per channel by the training part's mean and standard deviation.
+
+    Attributes:
+        x, y: training points (N, C, H, W) and labels (N,).
+        validation_x, validation_y: for choosing weights.
+        test_x, test_y: for the final table; None unless asked for, so that nothing else can look at them.
+        mean, std: of the training part, (C,).
+    """
+
+    x: Tensor
+    y: Tensor
+    validation_x: Tensor
+    validation_y: Tensor
+    mean: Tensor
+    std: Tensor
+    test_x: Tensor | None = None
+    test_y: Tensor | None = None
+
+
+def split(
+    data: Dataset,
+    *,
+    train_size: int,
+    validation_size: int,
+    test_size: int,
+    seed: int,
+    balanced: bool = True,
+    with_test: bool = False,
+) -> Split:
+    """Draws a training subset; validation and test points are the same for every seed.
+
+    Args:
+        data: where to draw from.
+        train_size: number of training points, the same for each class where balanced.
+        validation_size: number of validation points.
+        test_size: number of test points, drawn from the same images; 0 uses the official test set.
+        seed: of the training subset.
+        balanced: the same number of each class; else the first of a shuffle, as the paper's published scripts.
+        with_test: whether to hand the test points out.
+
+    Raises:
+        DataError: more points asked for than there are.
+    """
+    parts = indices(data, train_size, validation_size, test_size, seed=seed, balanced=balanced)
+    x = data.x[parts.train]
+    std, mean = torch.std_mean(x, (0, 2, 3))
+    std = torch.where(std > 0, std, 1)
+
+    def standardized(images: Tensor) -> Tensor:
+        return (images - mean[:, None, None]) / std[:, None, None]
+
+    test_x, test_y = None, None
+    if with_test:
+        test_x = standardized(data.x[parts.test] if data.test_x is None else data.test_x)
+        test_y = data.y[parts.test] if data.test_y is None else data.test_y
+    return Split(
+        x=standardized(x),
+        y=data.y[parts.train],
+        validation_x=standardized(data.x[parts.validation]),
+        validation_y=data.y[parts.validation],
+        mean=mean,
+        std=std,
+        test_x=test_x,
+        test_y=test_y,
+    )
+
+
+@dataclass(frozen=True)
+class Indices:
+    """Positions in a data set's images, disjoint."""
+
+    train: Tensor
+    validation: Tensor
+    test: Tensor
+
+
+def indices(
+    data: Dataset, train_size: int, validation_size: int, test_size: int, *, seed: int, balanced: bool = True
+) -> Indices:
+    """Positions of the three parts; see `split`."""
+    if data.test_x is not None:
+        test_size = 0
+    fixed = torch.randperm(len(data.y), generator=_random.generator_for(_FIXED, f"{data.name}/held out"))
+    held_out, rest = fixed[: validation_size + test_size], fixed[validation_size + test_size :]
+    shuffled = rest[torch.randperm(len(rest), generator=_random.generator_for(seed, "training subset"))]
+    if not 0 < train_size <= len(rest):
+        raise DataError(
+            f"train_size={train_size} is out of range: {data.name} has {len(data.y)} images, of which {len(held_out)} "
+            f"are held out for validation and test; expected 1 to {len(rest)}."
+        )
+    train = _balanced(data, shuffled, train_size) if balanced else shuffled[:train_size]
+    return Indices(train, held_out[test_size:], held_out[:test_size])
+
+
+def _balanced(data: Dataset, shuffled: Tensor, train_size: int) -> Tensor:
+    """The first of each class, as many as go into the size evenly; the rest of the size from the classes in turn."""
+    classes = len(data.classes)
+    chosen = []
+    for label in range(classes):
+        share = train_size // classes + (label < train_size % classes)
+        members = shuffled[data.y[shuffled] == label][:share]
+        if len(members) < share:
+            raise DataError(
+                f"train_size={train_size} needs {share} images of class {data.classes[label]!r}, but only "
+                f"{len(members)} are left for training; ask for fewer, or for an unbalanced subset."
+            )
+        chosen.append(members)
+    return torch.cat(chosen)

@@ -163,7 +163,7 @@ def test_every_magnitude_equals_its_formula(magnitude: gr.Magnitude, engine: gr.
 
 
 def test_tangents_measure_directional_derivatives() -> None:
-    model, (x, y) = build("softplus"), batch()
+    model, (x, _) = build("softplus"), batch()
     directions = torch.stack([x.roll(1, -1) - x, x.roll(1, -2) - x])
     full = gr.dense.jacobian(model, x, create_graph=True)
     expected = torch.einsum("bmn,tbn->tbm", full, directions.flatten(2)).square().sum(2).sum(0).mean()
@@ -173,7 +173,7 @@ def test_tangents_measure_directional_derivatives() -> None:
 
 
 def test_sobolev_distance_to_a_teachers_jacobian_by_random_projection() -> None:
-    model, teacher, (x, y) = build("softplus"), build("mlp"), batch()
+    model, teacher, (x, _) = build("softplus"), build("mlp"), batch()
     given = gr.dense.jacobian(teacher, x).reshape(3, 4, 1, 8, 8)
     full = gr.dense.jacobian(model, x, create_graph=True)
     rows = rows_like(full[:, :, 0].detach(), "example", False, 1)[0]

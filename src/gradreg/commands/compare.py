@@ -1,6 +1,7 @@
 """`gradreg compare`: from options to a table, a plot and one sentence."""
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from gradreg.study import compare, report
-from gradreg.study.config import SETTINGS, Run, Setting, StudyError
+from gradreg.study.config import SETTINGS, Method, Run, Setting, StudyError
 from gradreg.study.cost import step_costs
 from gradreg.study.execute import execute
 from gradreg.study.plot import save_plot
@@ -38,11 +39,12 @@ class Compare:
     tuning_seeds: int | None = None
     """Number of runs for each weight on the validation split. Default: 2 (digits), 1 (mnist)."""
     steps: int | None = None
-    """Optimizer steps of a run. Default: 300 (digits), 2000 (mnist; the paper's protocol is 10000)."""
+    """Optimizer steps of a run. Default: 200 (digits), 2000 (mnist; the paper's protocol is 10000)."""
     batch_size: int | None = None
     """Examples in a step. Default: 20 (digits), 50 (mnist)."""
     methods: tuple[str, ...] = ()
-    """Methods beside the baseline, by name: doubleback spectreg frobreg jacreg confidencepenalty. Default: all."""
+    """Methods beside the baseline, by name: doubleback spectreg frobreg jacreg confidencepenalty; spectreg=0.03 fixes
+    the weight and skips its search. Default: all."""
     jobs: int | None = None
     """Processes, of one thread each. Default: one per core."""
     out: Path | None = None
@@ -68,7 +70,7 @@ def run_compare(options: Compare) -> None:
         f"{len(tuning)} runs choose the weights, then {setting.seeds * len(setting.methods)} final runs. "
         f"About {_minutes((sum(seconds.values()) + later) / jobs)} on {jobs} process(es) if nothing is done yet."
     )
-    results = _run_all(console, store, seconds, jobs, "choosing weights", later)
+    results = _run_all(console, store, seconds, jobs, "choosing weights", later) if tuning else {}
     weights = compare.chosen_weights(setting, results)
     final = compare.final_runs(setting, weights)
     seconds = {run: setting.steps * costs[method.name] for run, method in final.items()}
@@ -91,13 +93,25 @@ def _setting(options: Compare) -> Setting:
     given = {name: getattr(options, name) for name in fields if getattr(options, name) is not None}
     for name, value in given.items():
         _positive(value, "--" + name.replace("_", "-"))
+    methods = tuple(_method(word, setting) for word in options.methods) or setting.methods[1:]
+    return replace(setting, methods=(setting.methods[0], *methods), **given)
+
+
+def _method(word: str, setting: Setting) -> Method:
+    """A method by its name, or by name=weight."""
     known = {method.name: method for method in setting.methods[1:]}
-    wanted = options.methods or tuple(known)
-    for name in wanted:
-        if name not in known:
-            raise StudyError(f"--methods got {name!r}; expected one or more of {', '.join(known)}.")
-    chosen = tuple(method for name, method in known.items() if name in wanted)
-    return replace(setting, methods=(setting.methods[0], *chosen), **given)
+    name, _, weight = word.partition("=")
+    if name not in known:
+        raise StudyError(f"--methods got {word!r}; expected one or more of {', '.join(known)}, or spectreg=0.03.")
+    if not weight:
+        return known[name]
+    try:
+        number = float(weight)
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number > 0):
+        raise StudyError(f"--methods got {word!r}; expected a weight > 0, as in {name}=0.03.")
+    return replace(known[name], grid=(number,))
 
 
 def _positive(value: int, option: str) -> int:

@@ -45,18 +45,20 @@ class Comparison:
 
 
 def tuning_runs(setting: Setting) -> dict[Run, tuple[Method, float]]:
-    """The runs that choose the weights; none of them sees a test point."""
+    """The runs that choose the weights; none of them sees a test point. A single weight needs no choice."""
     return {
         setting.run(((method.label, weight),), TUNING_SEED + seed, "validation"): (method, weight)
         for seed in range(setting.tuning_seeds)
         for method in setting.methods
+        if len(method.grid) > 1
         for weight in method.grid
     }
 
 
 def chosen_weights(setting: Setting, results: Mapping[Run, Mapping[str, Any]]) -> dict[str, float]:
-    """Each method's weight, from the tuning runs' results."""
-    return choose(
+    """Each method's weight: the only one given, or the best of the tuning runs."""
+    given = {method.name: method.grid[0] for method in setting.methods if len(method.grid) == 1}
+    return given | choose(
         Candidate(method.name, weight, run.seed, results[run]["validation_accuracy"])
         for run, (method, weight) in tuning_runs(setting).items()
         if run in results

@@ -56,11 +56,11 @@ def notes(comparison: Comparison) -> list[str]:
         [f"at the edge of the weights tried, so a wider grid might serve better: {', '.join(edges)}"] if edges else []
     )
     return [
-        f"accuracy: on the test points, mean (sample standard deviation) over {s.seeds} seeds; each seed draws a training subset of "
-        f"{s.train_size} and an initialization, the same for every method",
-        "difference: to the baseline, paired by seed, in points, with its 95 % confidence interval (Student's t); p of the paired t "
-        f"test, corrected by Holm over {len(comparison.rows) - 1} methods",
-        f"weight: chosen on {s.validation_size} validation points with {s.tuning_seeds} other seed(s): "
+        f"accuracy: on the test points, mean (sample standard deviation) over {s.seeds} seeds; each seed draws a "
+        f"training subset of {s.train_size} and an initialization, the same for every method",
+        "difference: to the baseline, paired by seed, in points, with its 95 % confidence interval (Student's t); p of "
+        f"the paired t test, corrected by Holm over {len(comparison.rows) - 1} methods",
+        f"weight: as given, or chosen on {s.validation_size} validation points with {s.tuning_seeds} other seed(s): "
         f"{comparison.rule}",
         "norm of J: mean of ||d logits / d input||_F on test points; cost: median time of a training step over the "
         "baseline's, on one thread, interleaved",

@@ -121,11 +121,9 @@ def _positive(value: int, option: str) -> int:
 
 
 def _run_all(
-    console: Any, store: Any, seconds: Mapping[Run, float], jobs: int, title: str, later: float
+    console: Console, store: Store, seconds: Mapping[Run, float], jobs: int, title: str, later: float
 ) -> dict[Run, dict[str, Any]]:
     """Runs what the store lacks, the longest first, with a live display; returns all results."""
-    from gradreg.study.config import StudyError
-
     results = {run: found for run in seconds if (found := store.result(run)) is not None}
     missing = sorted((run for run in seconds if run not in results), key=lambda run: -seconds[run])
     if results:

@@ -9,6 +9,9 @@ from typing import Any, Literal
 # Raised when the meaning of a field or the training code changes, so that old results are not taken for new ones.
 MEANING = 1
 
+# How many test points the mean norm of the Jacobian is taken over: it takes one backward pass per output.
+NORM_POINTS = 500
+
 
 class StudyError(ValueError):
     """A study that cannot run as asked, with what to write instead."""

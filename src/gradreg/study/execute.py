@@ -10,7 +10,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
@@ -33,7 +33,7 @@ class _Worker(Generic[Item]):
     process: Any
     pipe: Connection
     item: Item | None = None
-    tries: dict[int, int] = field(default_factory=dict)
+    attempt: int = 0
 
 
 def execute(
@@ -50,15 +50,12 @@ def execute(
     waiting = deque((item, 1) for item in items)
     context = mp.get_context("spawn")
     workers: list[_Worker[Item]] = []
-    started: dict[int, int] = {}
     try:
         workers.extend(_start(context, function) for _ in range(min(jobs, len(items))))
         while waiting or any(worker.item is not None for worker in workers):
             for index, worker in enumerate(workers):
                 if worker.item is None and waiting:
-                    item, attempt = waiting.popleft()
-                    workers[index] = _assign(context, function, worker, item)
-                    started[id(workers[index])] = attempt
+                    workers[index] = _assign(context, function, worker, *waiting.popleft())
             busy = [worker for worker in workers if worker.item is not None]
             ready = wait([worker.pipe for worker in busy])
             for worker in [w for w in busy if w.pipe in ready]:
@@ -67,12 +64,12 @@ def execute(
                 try:
                     result, error = worker.pipe.recv()
                 except (EOFError, OSError):
-                    attempt = started[id(worker)]
                     workers[workers.index(worker)] = _start(context, function)
-                    if attempt < tries:
-                        waiting.append((item, attempt + 1))
+                    if worker.attempt < tries:
+                        waiting.append((item, worker.attempt + 1))
                     else:
-                        yield Outcome(item, error=f"its process died {attempt} times ({_exit(worker.process)})")
+                        end = _exit(worker.process)
+                        yield Outcome(item, error=f"its process died {worker.attempt} times ({end})")
                     continue
                 worker.item = None
                 yield Outcome(item, result, error)
@@ -83,14 +80,16 @@ def execute(
             worker.process.join()
 
 
-def _assign(context: Any, function: Callable[[Item], Any], worker: _Worker[Item], item: Item) -> _Worker[Item]:
+def _assign(
+    context: Any, function: Callable[[Item], Any], worker: _Worker[Item], item: Item, attempt: int
+) -> _Worker[Item]:
     """Hands an item to a worker, or to a new one where that died while it was idle."""
     try:
         worker.pipe.send(item)
     except OSError:
         worker = _start(context, function)
         worker.pipe.send(item)
-    worker.item = item
+    worker.item, worker.attempt = item, attempt
     return worker
 
 

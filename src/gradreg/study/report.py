@@ -4,13 +4,15 @@ import dataclasses
 import math
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from gradreg.study.compare import Comparison, Row
+from gradreg.study.config import NORM_POINTS
 from gradreg.study.statistics import paired
 
 SIGNIFICANT = 0.05
-HEADER = ("method", "weight", "accuracy, %", "difference", "Holm p", "norm of J", "cost")
+HEADER = ("method", "weight", "accuracy, %", "difference", "Holm p", "||J||", "cost")
 
 
 def verdict(comparison: Comparison) -> str:
@@ -62,17 +64,17 @@ def notes(comparison: Comparison) -> list[str]:
         f"the paired t test, corrected by Holm over {len(comparison.rows) - 1} methods",
         f"weight: as given, or chosen on {s.validation_size} validation points with {s.tuning_seeds} other seed(s): "
         f"{comparison.rule}",
-        "norm of J: mean of ||d logits / d input||_F on test points; cost: median time of a training step over the "
-        "baseline's, on one thread, interleaved",
+        f"||J||: mean of ||d logits / d input||_F on the first {NORM_POINTS} test points, mean over the seeds; cost: "
+        "median time of a training step over the baseline's, on one thread, interleaved",
         *warning,
     ]
 
 
 def table(comparison: Comparison) -> Table:
-    """The table for a terminal."""
-    drawn = Table(title=_title(comparison), title_justify="left", caption_justify="left")
+    """The table for a terminal of 80 columns or more."""
+    drawn = Table(title=_title(comparison), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
     for position, name in enumerate(HEADER):
-        drawn.add_column(name, justify="left" if position == 0 else "right", no_wrap=name != "difference")
+        drawn.add_column(name, justify="left" if position == 0 else "right", no_wrap=True)
     for row in comparison.rows:
         style = "bold" if row.holm_p is not None and row.holm_p < SIGNIFICANT and _gain(row) > 0 else ""
         drawn.add_row(*cells(row), style=style)

@@ -16,13 +16,10 @@ from gradreg.data.digits import load_digits
 from gradreg.data.mnist import load_mnist
 from gradreg.data.splits import Split, split
 from gradreg.models import LeNet5, SmallCNN
-from gradreg.study.config import Run, StudyError
+from gradreg.study.config import NORM_POINTS, Run, StudyError
 
 LOADERS = {"digits": load_digits, "mnist": load_mnist}
 MODELS = {"small-cnn": SmallCNN, "lenet5": LeNet5}
-
-# How many test points the mean norm of the Jacobian is taken over: it takes one backward pass per output.
-_NORM_POINTS = 500
 
 
 @cache
@@ -74,7 +71,7 @@ def train(run: Run) -> dict[str, Any]:
     }
     if parts.test_x is not None and parts.test_y is not None:
         found["test_accuracy"] = accuracy(model, parts.test_x, parts.test_y)
-        found["jacobian_norm"] = gr.metrics.jacobian_norms(model, parts.test_x[:_NORM_POINTS]).mean().item()
+        found["jacobian_norm"] = gr.metrics.jacobian_norms(model, parts.test_x[:NORM_POINTS]).mean().item()
     return found
 
 

@@ -125,7 +125,8 @@ def class_dimension(z: Tensor, given: int | None, owner: str) -> int:
     if z.ndim == 3:
         raise ValueError(
             f"{owner} got outputs of shape {tuple(z.shape)}, in which the classes could be dimension 1 or 2. "
-            f"Write {owner}(class_dim=2) for sequences (B, T, C), {owner}(class_dim=1) for (B, C, T)."
+            f"Write class_dim=2 for sequences (B, T, C), class_dim=1 for (B, C, T), where {owner} or the preset that "
+            "uses it is made."
         )
     raise ValueError(
         f"{owner} got outputs of shape {tuple(z.shape)}; expected class scores (B, C, ...). For one score per "
@@ -166,10 +167,11 @@ def submodule_name(name: str, known: Iterable[str]) -> None:
     if name in known:
         return
     near = difflib.get_close_matches(name, known, n=3)
-    shown = ", ".join(repr(other) for other in (near or known[:8])) or "none: the model has no submodules"
+    shown = ", ".join(repr(other) for other in (near or known[:8])) or "none"
     raise ValueError(
-        f"the model has no submodule named {name!r}; {'did you mean' if near else 'it has'} {shown}? "
-        "Names are those of model.named_modules()."
+        f"the model has no submodule named {name!r}; "
+        + (f"did you mean {shown}?" if near else f"it has {shown}{', ...' if len(known) > 8 else ''}.")
+        + " Names are those of model.named_modules()."
     )
 
 
@@ -196,7 +198,7 @@ def unsupported(error: Exception, engine: str, others: str) -> UnsupportedOperat
         remedy += ", or run the RNN with cuDNN off: with torch.backends.cudnn.flags(enabled=False)"
     lack = "forward-mode rule" if "forward AD" in text or "ForwardMode" in engine else "double backward"
     return UnsupportedOperationError(
-        f"{operation} has no {lack}, which engine={engine} needs. {remedy}. (torch says: {text.splitlines()[0]})"
+        f"{operation} has no {lack}, which engine={engine} needs. {remedy}. (The cause: {text.splitlines()[0]})"
     )
 
 
@@ -220,7 +222,7 @@ def _operation(text: str) -> str:
     if "derivative" in words and words.index("derivative") + 2 < len(words):
         return words[words.index("derivative") + 2].strip("'\"")
     if "once_differentiable" in text:
-        return "a torch.autograd.Function marked @once_differentiable"
+        return text.split(" is marked @once")[0]
     if "RNN" in text:
         return "cuDNN's RNN"
     if "aot_autograd" in text or "torch.compile" in text:

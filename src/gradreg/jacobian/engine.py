@@ -132,7 +132,9 @@ class FiniteDifference(Engine):
 
     Args:
         step: distance between the two points in L2 norm, in units of the site. None: the cube root of the rounding
-            error of z times the root mean square norm of the batch: 0.005 ||x|| in float32.
+            error of z times the root mean square norm of the batch: 0.005 ||x|| in float32, 0.14 on standardized
+            MNIST. That is the best step of the central difference on a smooth net; the one-sided one would be a little
+            more accurate with a smaller step, but on nets with kinks such a step costs the gain in accuracy.
         central: the symmetric difference, at one more forward and backward pass.
 
     Cost: a row on the output side 2.33x a plain step at the floor, a probe on the input side 2.0x.

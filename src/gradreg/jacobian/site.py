@@ -13,8 +13,13 @@ from gradreg._types import InputTree
 class Site(ABC):  # noqa: B024 - a closed family of two, told apart by `ForwardPass`
     """Where the derivative is taken; `Input` or `Hidden`."""
 
+    names: tuple[str, ...] = ()
 
-@dataclass(frozen=True, init=False)
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(map(repr, self.names))})"
+
+
+@dataclass(frozen=True, init=False, repr=False)
 class Input(Site):
     """The model's inputs: all floating-point tensors of the input tree, or those named.
 
@@ -43,7 +48,8 @@ class Input(Site):
         found = dict(_tree.tensors(x))
         if not found:
             raise TypeError(
-                f"the input is {type(x).__name__} and holds no tensor; expected a tensor or a tree of them."
+                f"the input is {type(x).__name__} and holds no tensor; expected a tensor or a tree of them. "
+                "Write torch.as_tensor(x)."
             )
         for name in self.names:
             if name not in found:
@@ -59,7 +65,7 @@ class Input(Site):
         return paths
 
 
-@dataclass(frozen=True, init=False)
+@dataclass(frozen=True, init=False, repr=False)
 class Hidden(Site):
     """Activations: what the named submodules return, at every call of each within one forward pass.
 
@@ -87,10 +93,10 @@ class Hidden(Site):
 
 def describe(site: Site) -> str:
     """A site in an error message."""
-    names = getattr(site, "names", ())
+    shown = ", ".join(map(repr, site.names))
     if isinstance(site, Hidden):
-        return "the activations of " + ", ".join(map(repr, names))
-    return "the input" + (f" {', '.join(map(repr, names))}" if names else "")
+        return f"the activations of {shown}"
+    return f"the input {shown}" if shown else "the input"
 
 
 def given_tensors(x: Any) -> list[Tensor]:

@@ -104,13 +104,14 @@ class Loss(Target):
         """One loss per example, (B,)."""
         _checks.labels_given(y, "Loss")
         batch = _checks.batch_size(outputs, "outputs") if isinstance(outputs, Tensor) else None
-        losses = call_loss(unreduced(self.function), outputs, y)
         name = loss_name(self.function)
+        losses = call_loss(unreduced(self.function), outputs, y, name)
         if losses.ndim == 0 or (batch is not None and losses.shape[0] != batch):
             raise ValueError(
                 f"the loss {name} returned shape {tuple(losses.shape)}; expected one loss per example. Averaging "
-                "before differentiating shrinks the squared gradient by B^2. Write a function with "
-                f"reduction='none': gr.Loss(lambda out, y: {name}(out, y, reduction='none'))."
+                "before differentiating shrinks the squared gradient by B^2. Give the penalty a loss that does not, "
+                "gr.DoubleBack(50, loss=lambda out, y: cross_entropy(out, y, reduction='none')), or one with an "
+                "argument named reduction."
             )
         return losses.flatten(1).mean(1) if losses.ndim > 1 else losses
 

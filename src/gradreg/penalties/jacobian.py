@@ -1,6 +1,7 @@
 """`JacobianPenalty`: one choice for each of the five slots."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -150,15 +151,9 @@ def _rehearse(value: Tensor, at: Linearization, penalty: JacobianPenalty) -> Non
     An operation without a double backward shows itself only in the caller's own ``backward``, where its message could
     not be explained any more.
     """
-    model = at.forward.model if at.forward is not None else type(at.z.grad_fn)
-    owner = getattr(model, "__self__", model)
-    key = (
-        penalty.engine,
-        penalty.projection.side,
-        repr(penalty.target),
-        penalty.site,
-        getattr(owner, "training", None),
-    )
+    owner = _owner(at.forward.model) if at.forward is not None else type(at.z.grad_fn)
+    kinds = (type(penalty.engine), type(penalty.target), type(penalty.magnitude), penalty.projection.side)
+    key = (kinds, penalty.site, getattr(owner, "training", None))
     try:
         passed = _rehearsed.setdefault(owner, set())
     except TypeError:  # no weak reference to be had: without memory a rehearsal would come at every step
@@ -169,4 +164,35 @@ def _rehearse(value: Tensor, at: Linearization, penalty: JacobianPenalty) -> Non
     if isinstance(owner, torch.nn.Module):
         leaves += [parameter for parameter in owner.parameters() if parameter.requires_grad]
     torch.autograd.grad(value, leaves, retain_graph=True, allow_unused=True)
+    # autograd.grad walks around such a function's error, backward() does not.
+    if any(node.name().endswith("::Error") for node in _graph(value)):
+        marked = sorted({name for node in _graph(at.z) if (name := _once_differentiable(node))})
+        raise RuntimeError(f"{' and '.join(marked) or 'an autograd.Function'} is marked @once_differentiable")
     passed.add(key)
+
+
+def _graph(value: Tensor) -> Iterator[Any]:
+    """The nodes of a graph, each once."""
+    waiting, met = [value.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in met:
+            met.add(node)
+            waiting.extend(below for below, _ in node.next_functions)
+            yield node
+
+
+def _once_differentiable(node: Any) -> str | None:
+    """The name of the autograd.Function behind a node, where its backward cannot be differentiated."""
+    function = getattr(node, "_forward_cls", None)
+    if function is None or not hasattr(function.backward, "__wrapped__"):
+        return None
+    return function.__name__
+
+
+def _owner(model: Any) -> Any:
+    """What stays the same from step to step: the module itself, or a function's code (lambdas are made anew)."""
+    if isinstance(model, functools.partial):
+        model = model.func
+    model = getattr(model, "__self__", model)
+    return getattr(model, "__code__", model)

@@ -1,8 +1,8 @@
 """Gradient regularization for PyTorch: penalize how fast a model's outputs change with its inputs.
 
-objective = gradreg.Objective(torch.nn.functional.cross_entropy, gradreg.SpectReg(0.03))
-result = objective(model, x, y)
-result.total.backward()
+>>> objective = gr.Objective(torch.nn.functional.cross_entropy, gr.SpectReg(0.03))
+>>> result = objective(model, x, y)
+>>> result.total.backward()
 """
 
 from gradreg import convert, metrics

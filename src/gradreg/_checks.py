@@ -222,7 +222,7 @@ def _operation(text: str) -> str:
     if "derivative" in words and words.index("derivative") + 2 < len(words):
         return words[words.index("derivative") + 2].strip("'\"")
     if "once_differentiable" in text:
-        return text.split(" is marked @once")[0]
+        return text.split(" is marked @once", maxsplit=1)[0]
     if "RNN" in text:
         return "cuDNN's RNN"
     if "aot_autograd" in text or "torch.compile" in text:

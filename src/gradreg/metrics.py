@@ -71,6 +71,9 @@ def spectral_norm_lower_bounds(
     Returns:
         (N,), without a graph.
 
+    Example:
+        >>> gr.metrics.spectral_norm_lower_bounds(model, x_test, samples=10).mean()
+
     Source: spherical SpectReg without its factor, the paper's section 2.1.
     """
     found = []

@@ -73,6 +73,10 @@ class SmallCNN(nn.Module):
     Args:
         initialization: "scripts" or "torch", as for `LeNet5`.
         classes: number of outputs.
+
+    Example:
+        >>> SmallCNN()(torch.randn(5, 1, 8, 8)).shape
+        torch.Size([5, 10])
     """
 
     def __init__(self, initialization: Initialization = "scripts", classes: int = 10):

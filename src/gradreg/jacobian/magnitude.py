@@ -56,6 +56,9 @@ class Magnitude(ABC):
 class SquaredL2(Magnitude):
     """Squared L2 norm: ``sum of squares`` of all entries; the squared Frobenius norm for the full Jacobian.
 
+    Example:
+        >>> gr.JacobianPenalty(0.03, magnitude=gr.SquaredL2())(model, x).backward()    # FrobReg
+
     Source: the paper's section 2.1.
     """
 
@@ -66,7 +69,11 @@ class SquaredL2(Magnitude):
 
 @dataclass(frozen=True)
 class L1(Magnitude):
-    """L1 norm: ``sum of absolute values`` of all entries."""
+    """L1 norm: ``sum of absolute values`` of all entries.
+
+    Example:
+        >>> gr.JacobianPenalty(0.1, target=gr.Loss(cross_entropy), magnitude=gr.L1())(model, x, y).backward()
+    """
 
     def measure(self, row: Parts) -> Tensor:
         """Sum of absolute values, (B,)."""
@@ -92,6 +99,9 @@ class TargetNorm(Magnitude):
     Args:
         norm: the target, >= 0, in units of z per unit of x.
         one_sided: leave gradients shorter than the target alone.
+
+    Example:
+        >>> gr.JacobianPenalty(10, target=lambda z: z[:, 0], magnitude=gr.TargetNorm(1.0))(model, x).backward()
 
     Source: Gulrajani et al. 2017 (two-sided, norm 1); the paper's section 3.
     """

@@ -44,6 +44,9 @@ class Full(Projection):
 
     For a target with one value per example, such as `Loss`, this is the gradient itself, at the price of one row.
 
+    Example:
+        >>> gr.JacobianPenalty(0.03, projection=gr.Full())(model, x).backward()    # FrobReg
+
     Source: FrobReg and JacReg, the paper's section 2.1.
     """
 
@@ -111,6 +114,9 @@ class Sphere(_Random):
     Args:
         samples, per, side: as for `Normal`.
 
+    Example:
+        >>> gr.JacobianPenalty(0.03, projection=gr.Sphere(samples=2))(model, x).backward()
+
     Source: spherical SpectReg, the paper's section 2.1, with the factor that keeps it unbiased.
     """
 
@@ -128,6 +134,9 @@ class Rademacher(_Random):
     Args:
         samples, per, side: as for `Normal`.
 
+    Example:
+        >>> gr.JacobianPenalty(0.03, projection=gr.Rademacher())(model, x).backward()
+
     Source: Hutchinson 1989.
     """
 
@@ -142,6 +151,9 @@ class RandomClass(Projection):
 
     Args:
         samples: number of rows, averaged.
+
+    Example:
+        >>> gr.JacobianPenalty(0.03, projection=gr.RandomClass())(model, x).backward()
 
     Source: the published scripts' random-class projection, with the factor that makes it unbiased.
     """
@@ -161,7 +173,11 @@ class RandomClass(Projection):
 
 @dataclass(frozen=True)
 class TrueClass(Projection):
-    """The row of the true class. Class scores (B, C) and class indices (B,)."""
+    """The row of the true class. Class scores (B, C) and class indices (B,).
+
+    Example:
+        >>> gr.JacobianPenalty(0.1, projection=gr.TrueClass())(model, x, y).backward()
+    """
 
     needs_labels = True
 
@@ -178,6 +194,9 @@ class TopK(Projection):
 
     Args:
         k: number of rows, at most C.
+
+    Example:
+        >>> gr.JacobianPenalty(0.1, projection=gr.TopK(2))(model, x).backward()
     """
 
     k: int = 1
@@ -199,6 +218,9 @@ class ProbabilityWeighted(Projection):
 
     Args:
         class_dim: the dimension of the classes; by default 1, except that 3-dimensional outputs ask for it.
+
+    Example:
+        >>> gr.JacobianPenalty(0.1, projection=gr.ProbabilityWeighted())(model, x).backward()
     """
 
     class_dim: int | None = None
@@ -218,6 +240,9 @@ class LossDirection(Projection):
 
     Args:
         class_dim: the dimension of the classes; by default 1, except that 3-dimensional outputs ask for it.
+
+    Example:
+        >>> gr.JacobianPenalty(50, projection=gr.LossDirection())(model, x, y).backward()    # DoubleBack
 
     Source: the paper's equation (5).
     """
@@ -246,6 +271,9 @@ class TopSingular(Projection):
 
     Args:
         iterations: rounds of ``w <- J J^T w / ||...||``; each costs a product with J and one with J^T.
+
+    Example:
+        >>> gr.JacobianPenalty(0.1, projection=gr.TopSingular(iterations=5))(model, x).backward()
 
     Source: largest singular value as in Yoshida & Miyato 2017, here of the Jacobian.
     """

@@ -49,6 +49,9 @@ class Probabilities(Target):
     Args:
         class_dim: the dimension of the classes; by default 1, except that 3-dimensional outputs ask for it.
 
+    Example:
+        >>> gr.JacobianPenalty(1.0, target=gr.Probabilities())(model, x).backward()    # JacReg
+
     Source: the paper's J_f, section 2; equation (1) relates it to J_g.
     """
 
@@ -66,6 +69,9 @@ class LogProbabilities(Target):
 
     Args:
         class_dim: the dimension of the classes; by default 1, except that 3-dimensional outputs ask for it.
+
+    Example:
+        >>> gr.JacobianPenalty(0.03, target=gr.LogProbabilities(), projection=gr.Normal())(model, x).backward()
     """
 
     class_dim: int | None = None

@@ -137,6 +137,9 @@ class PenaltySum(Penalty):
     Args:
         penalties: the terms.
         weight: multiplies them all.
+
+    Example:
+        >>> (gr.SpectReg(0.03) + 2 * gr.ConfidencePenalty(0.25))(model, x).backward()
     """
 
     def __init__(self, penalties: Sequence[Penalty], weight: float = 1.0):

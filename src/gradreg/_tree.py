@@ -1,5 +1,6 @@
 """Input trees: find the tensors in tuples, lists, dicts and `Args`, name them, and put others in their place."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -48,12 +49,12 @@ def replace(tree: Any, swap: Callable[[str, Tensor], Tensor], prefix: str = "") 
         return replace(child, swap, f"{prefix}.{key}" if prefix else str(key))
 
     if isinstance(tree, Args):
-        return Args(
-            *(below(i, child) for i, child in enumerate(tree.args)),
-            **{key: below(key, child) for key, child in tree.kwargs.items()},
-        )
+        args = [below(i, child) for i, child in enumerate(tree.args)]  # in order: *generator comes after **
+        return Args(*args, **{key: below(key, child) for key, child in tree.kwargs.items()})
     if isinstance(tree, Mapping):
         items = {key: below(key, child) for key, child in tree.items()}
+        if isinstance(tree, defaultdict):
+            return defaultdict(tree.default_factory, items)
         return items if type(tree) is dict else type(tree)(items)  # type: ignore[call-arg]
     if isinstance(tree, (tuple, list)):
         children = [below(i, child) for i, child in enumerate(tree)]

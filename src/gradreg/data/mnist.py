@@ -5,6 +5,8 @@ import hashlib
 import math
 import os
 import struct
+import sys
+import tempfile
 import zlib
 from pathlib import Path
 
@@ -82,6 +84,8 @@ def read_idx(path: Path, sha256: str | None = None) -> Tensor:
         )
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
         raise DataError(f"{path} has another checksum than the official file. Delete it to have it downloaded again.")
+    if 0 in shape:  # torch.frombuffer refuses an empty buffer
+        return torch.empty(shape, dtype=torch.uint8)
     return torch.frombuffer(bytearray(content[header:]), dtype=torch.uint8).reshape(shape)
 
 
@@ -111,20 +115,25 @@ def _find(name: str) -> Path:
 def _download(name: str, folder: Path) -> Path:
     try:
         import pooch
+        import tqdm  # noqa: F401 - for pooch's progress bar
     except ImportError as error:
         raise DataError(
-            f"{name} is not in {folder}, and pooch, which would download it, is not installed: pip install "
+            f"{name} is not in {folder}, and {error.name}, which downloads need, is not installed: pip install "
             "'gradreg[study]'"
         ) from error
     failures = []
     for mirror in MIRRORS:
         try:
-            got = pooch.retrieve(mirror + name, known_hash=None, fname=name + ".part", path=folder, progressbar=True)
-            read_idx(Path(got), CONTENTS[name])
-            os.replace(got, folder / name)
+            folder.mkdir(parents=True, exist_ok=True)
+            # A folder of its own: two that download at once never take, check or remove each other's file.
+            with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as private:
+                got = Path(private) / name
+                print(f"downloading {mirror}{name}", file=sys.stderr)
+                pooch.HTTPDownloader(progressbar=True)(mirror + name, str(got), None)
+                read_idx(got, CONTENTS[name])
+                os.replace(got, folder / name)
             return folder / name
         except Exception as error:
-            (folder / (name + ".part")).unlink(missing_ok=True)
             failures.append(f"{mirror}: {type(error).__name__}: {error}")
     raise DataError(
         f"{name} is not in {folder} and could not be downloaded. Put the four official MNIST files there, or set "

@@ -55,7 +55,13 @@ def split(
         with_test: whether to hand the test points out.
 
     Raises:
-        DataError: more points asked for than there are.
+        DataError: more points asked for than there are, or test points of a data set without any.
+
+    Example:
+        >>> from gradreg.data.digits import load_digits
+        >>> parts = split(load_digits(), train_size=100, validation_size=400, test_size=797, seed=0)
+        >>> parts.x.shape
+        torch.Size([100, 1, 8, 8])
     """
     parts = indices(data, train_size, validation_size, test_size, seed=seed, balanced=balanced)
     x = data.x[parts.train]
@@ -67,6 +73,8 @@ def split(
 
     test_x, test_y = None, None
     if with_test:
+        if data.test_x is None and test_size == 0:
+            raise DataError(f"test_size=0, but {data.name} has no official test set; expected a number of test points.")
         test_x = standardized(data.x[parts.test] if data.test_x is None else data.test_x)
         test_y = data.y[parts.test] if data.test_y is None else data.test_y
     return Split(
@@ -96,6 +104,11 @@ def indices(
     """Positions of the three parts; see `split`."""
     if data.test_x is not None:
         test_size = 0
+    if min(validation_size, test_size) < 0 or validation_size + test_size >= len(data.y):
+        raise DataError(
+            f"validation_size={validation_size} and test_size={test_size} are out of range: {data.name} has "
+            f"{len(data.y)} images; expected sizes >= 0 with a sum of at most {len(data.y) - 1}."
+        )
     fixed = torch.randperm(len(data.y), generator=_random.generator_for(_FIXED, f"{data.name}/held out"))
     held_out, rest = fixed[: validation_size + test_size], fixed[validation_size + test_size :]
     shuffled = rest[torch.randperm(len(rest), generator=_random.generator_for(seed, "training subset"))]

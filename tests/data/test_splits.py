@@ -1,0 +1,312 @@
+"""Splits: parts that never meet, held-out points that no seed moves, and standardization that sees training alone."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from gradreg.data.dataset import DataError, Dataset
+from gradreg.data.splits import Indices, Split, indices, split
+
+SEEDS = range(5)
+SIZES: dict[str, Any] = {"train_size": 40, "validation_size": 50, "test_size": 60}
+
+
+def toy(images: int = 300, classes: int = 10, channels: int = 2) -> Dataset:
+    """Random images whose first pixel of the first channel is their position, so that a point can be recognized."""
+    g = torch.Generator().manual_seed(5)
+    x = torch.rand(images, channels, 3, 4, generator=g)
+    x[:, 0, 0, 0] = torch.arange(images)
+    y = torch.arange(images)[torch.randperm(images, generator=g)] % classes
+    return Dataset("toy", x, y, tuple("abcdefghijklmnop"[:classes]))
+
+
+def with_official_test(data: Dataset, images: int = 30) -> Dataset:
+    g = torch.Generator().manual_seed(6)
+    shape = (images, *data.x.shape[1:])
+    return replace(
+        data, test_x=torch.rand(shape, generator=g), test_y=torch.randint(len(data.classes), (images,), generator=g)
+    )
+
+
+def at(seed: int, data: Dataset | None = None, *, balanced: bool = True, **sizes: int) -> Indices:
+    return indices(data or toy(), **{**SIZES, **sizes}, seed=seed, balanced=balanced)
+
+
+def positions(found: Split, x: Tensor) -> list[int]:
+    """Which images of `toy` a standardized part holds."""
+    return (x[:, 0, 0, 0] * found.std[0] + found.mean[0]).round().long().tolist()
+
+
+def ids(kind: bool) -> str:
+    return "balanced" if kind else "unbalanced"
+
+
+BOTH = pytest.mark.parametrize("balanced", [True, False], ids=ids)
+
+# --- which points -----------------------------------------------------------------------------------------------------
+
+
+@BOTH
+@pytest.mark.parametrize("seed", SEEDS)
+def test_no_point_is_in_two_parts_or_twice_in_one(seed: int, balanced: bool) -> None:
+    found = at(seed, balanced=balanced)
+    parts = [found.train, found.validation, found.test]
+    assert [len(part) for part in parts] == [40, 50, 60]
+    together = torch.cat(parts)
+    assert len(together.unique()) == 150
+    assert together.min() >= 0
+    assert together.max() < 300
+
+
+def test_no_seed_trains_on_anothers_held_out_points() -> None:
+    """Over all seeds, not only within each: weights are chosen with other seeds than those of the table."""
+    trained = torch.cat([at(seed).train for seed in range(100)]).unique()
+    held_out = torch.cat([at(0).validation, at(0).test])
+    assert not torch.isin(trained, held_out).any()
+    assert len(trained) == 190  # and every other point is drawn by some seed
+
+
+@BOTH
+def test_validation_and_test_points_are_the_same_for_every_seed(balanced: bool) -> None:
+    first = at(0, balanced=balanced)
+    for seed in (*SEEDS, 1000):
+        other = at(seed, balanced=balanced)
+        assert torch.equal(first.validation, other.validation)
+        assert torch.equal(first.test, other.test)
+
+
+def test_test_points_do_not_depend_on_the_other_sizes() -> None:
+    first = at(0)
+    assert torch.equal(at(0, validation_size=0).test, first.test)
+    assert torch.equal(at(0, validation_size=80, train_size=20).test, first.test)
+    assert torch.equal(at(0, train_size=20).validation, first.validation)
+
+
+def test_held_out_points_are_drawn_at_random_and_anew_for_another_data_set() -> None:
+    """A data set that is sorted by class must not lose whole classes to the test."""
+    found = at(0)
+    assert found.test.tolist() != sorted(found.test.tolist())
+    assert len(toy().y[found.test].unique()) == 10
+    other = at(0, replace(toy(), name="other"))
+    assert not torch.equal(found.test, other.test)
+
+
+@BOTH
+def test_the_training_subset_follows_the_seed(balanced: bool) -> None:
+    subsets = [frozenset(at(seed, balanced=balanced).train.tolist()) for seed in SEEDS]
+    assert len(set(subsets)) == len(subsets)
+    for seed in SEEDS:
+        assert torch.equal(at(seed, balanced=balanced).train, at(seed, balanced=balanced).train)
+
+
+@BOTH
+def test_a_split_neither_uses_nor_moves_the_global_generator(balanced: bool) -> None:
+    before = torch.get_rng_state()
+    first = at(0, balanced=balanced)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(99)
+    assert torch.equal(at(0, balanced=balanced).train, first.train)
+
+
+def test_a_larger_subset_of_the_same_seed_holds_the_smaller() -> None:
+    """So that curves over the number of labels compare like with like."""
+    for balanced in (True, False):
+        small, large = (set(at(3, balanced=balanced, train_size=size).train.tolist()) for size in (20, 60))
+        assert small < large
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("train_size", "classes"), [(40, 10), (43, 10), (10, 10), (7, 10), (1, 3), (50, 7), (49, 7)])
+def test_balanced_classes_differ_by_at_most_one(train_size: int, classes: int, seed: int) -> None:
+    data = toy(classes=classes)
+    found = at(seed, data, train_size=train_size)
+    counts = data.y[found.train].bincount(minlength=classes)
+    assert len(found.train) == train_size
+    assert counts.max() - counts.min() <= (train_size % classes != 0)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_an_unbalanced_subset_follows_the_shares_of_the_data(seed: int) -> None:
+    data = replace(toy(images=2000), y=(torch.arange(2000) % 10 == 0).long(), classes=("a", "b"))
+    found = at(seed, data, train_size=1000, balanced=False)
+    # 1000 of 1890 points without replacement, a tenth of them in class b: standard deviation 6.5.
+    assert abs(int(data.y[found.train].sum()) - 100) < 40
+    counts = data.y[at(seed, data, train_size=200).train].bincount()
+    assert counts.tolist() == [100, 100]
+
+
+def test_all_points_may_be_used() -> None:
+    found = at(0, balanced=False, train_size=190, validation_size=50, test_size=60)
+    assert len(torch.cat([found.train, found.validation, found.test]).unique()) == 300
+
+
+def test_the_official_test_set_leaves_all_other_points() -> None:
+    data = with_official_test(toy())
+    found = at(0, data, test_size=60)
+    assert len(found.test) == 0
+    assert len(found.validation) == 50
+    assert len(at(0, data, balanced=False, train_size=250, test_size=0).train) == 250
+
+
+# --- the points themselves --------------------------------------------------------------------------------------------
+
+
+def test_a_split_holds_the_images_and_labels_of_its_positions() -> None:
+    data = toy()
+    parts, found = at(2), split(data, **SIZES, seed=2, with_test=True)
+    assert found.test_x is not None
+    assert found.test_y is not None
+    for x, y, part in (
+        (found.x, found.y, parts.train),
+        (found.validation_x, found.validation_y, parts.validation),
+        (found.test_x, found.test_y, parts.test),
+    ):
+        assert positions(found, x) == part.tolist()
+        assert torch.equal(y, data.y[part])
+        back = x * found.std[:, None, None] + found.mean[:, None, None]
+        torch.testing.assert_close(back, data.x[part], rtol=1e-5, atol=1e-4)
+
+
+def test_balanced_is_the_default_and_unbalanced_is_handed_on() -> None:
+    data = toy()
+    assert split(data, **SIZES, seed=0).y.bincount().tolist() == [4] * 10
+    found = split(data, **SIZES, seed=0, balanced=False)
+    assert positions(found, found.x) == at(0, balanced=False).train.tolist()
+
+
+@pytest.mark.parametrize("data", [toy(), with_official_test(toy())], ids=["drawn", "official"])
+def test_test_points_are_there_only_when_asked_for(data: Dataset) -> None:
+    found = split(data, **SIZES, seed=0)
+    assert found.test_x is None
+    assert found.test_y is None
+    asked = split(data, **SIZES, seed=0, with_test=True)
+    assert asked.test_x is not None
+    assert torch.equal(asked.x, found.x)
+    assert torch.equal(asked.validation_x, found.validation_x)
+
+
+def test_the_official_test_set_is_used_whole_and_standardized_like_the_rest() -> None:
+    data = with_official_test(toy())
+    found = split(data, train_size=40, validation_size=50, test_size=0, seed=0, with_test=True)
+    assert data.test_x is not None
+    assert data.test_y is not None
+    assert found.test_x is not None
+    assert found.test_y is not None
+    assert torch.equal(found.test_y, data.test_y)
+    expected = (data.test_x - found.mean[:, None, None]) / found.std[:, None, None]
+    torch.testing.assert_close(found.test_x, expected)
+
+
+# --- standardization --------------------------------------------------------------------------------------------------
+
+
+def test_the_training_part_has_mean_0_and_standard_deviation_1_per_channel() -> None:
+    data = toy(channels=3)
+    data.x[:, 2] = data.x[:, 2] * 50 + 7
+    found = split(data, **SIZES, seed=1)
+    std, mean = torch.std_mean(found.x.double(), (0, 2, 3))
+    torch.testing.assert_close(mean, torch.zeros(3, dtype=torch.float64), rtol=0, atol=1e-6)
+    torch.testing.assert_close(std, torch.ones(3, dtype=torch.float64), rtol=1e-6, atol=0)
+    raw = data.x[at(1, data).train].double()
+    torch.testing.assert_close(found.mean.double(), raw.mean((0, 2, 3)), rtol=1e-5, atol=0)
+    torch.testing.assert_close(found.std.double(), raw.std((0, 2, 3)), rtol=1e-5, atol=0)
+    assert found.mean.shape == found.std.shape == (3,)
+
+
+def test_mean_and_deviation_see_the_training_part_alone() -> None:
+    """Held-out pixels that change, change themselves and nothing else."""
+    data = with_official_test(toy())
+    drawn = toy()
+    for before, parts in ((data, at(0, data, test_size=0)), (drawn, at(0, drawn))):
+        outside = torch.ones(300, dtype=torch.bool)
+        outside[parts.train] = False
+        after = replace(
+            before,
+            x=torch.where(outside[:, None, None, None], 100 * before.x + 3, before.x),
+            test_x=None if before.test_x is None else before.test_x + 9,
+        )
+        first, second = (split(d, **SIZES, seed=0, with_test=True) for d in (before, after))
+        assert torch.equal(first.mean, second.mean)
+        assert torch.equal(first.std, second.std)
+        assert torch.equal(first.x, second.x)
+        assert not torch.equal(first.validation_x, second.validation_x)
+        assert first.test_x is not None
+        assert second.test_x is not None
+        assert not torch.equal(first.test_x, second.test_x)
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.1, 1 / 3, 200 / 255])
+def test_a_constant_channel_becomes_zero_without_dividing_by_zero(constant: float) -> None:
+    data = toy(channels=2)
+    data.x[:, 1] = constant
+    found = split(data, **SIZES, seed=0, with_test=True)
+    assert found.std[1] == 1
+    assert found.test_x is not None
+    for x in (found.x, found.validation_x, found.test_x):
+        assert x.isfinite().all()
+        assert (x[:, 1] == 0).all()
+    data.x[at(0).validation, 1] = constant + 2  # constant in the training part only
+    assert (split(data, **SIZES, seed=0).validation_x[:, 1] - 2).abs().max() < 1e-6
+
+
+def test_the_data_set_itself_is_left_as_it_is() -> None:
+    data = with_official_test(toy())
+    x, test_x = data.x.clone(), data.test_x
+    assert test_x is not None
+    test_x = test_x.clone()
+    found = split(data, **SIZES, seed=0, with_test=True)
+    for part in (found.x, found.validation_x, found.test_x):
+        assert part is not None
+        part.add_(1)
+    assert torch.equal(data.x, x)
+    assert data.test_x is not None
+    assert torch.equal(data.test_x, test_x)
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+
+@BOTH
+@pytest.mark.parametrize("train_size", [0, -3, 191])
+def test_a_training_size_out_of_range_says_the_range(train_size: int, balanced: bool) -> None:
+    expected = (
+        rf"^train_size={train_size} is out of range: toy has 300 images, of which 110 are held out for validation and "
+        r"test; expected 1 to 190\.$"
+    )
+    with pytest.raises(DataError, match=expected):
+        split(toy(), train_size=train_size, validation_size=50, test_size=60, seed=0, balanced=balanced)
+
+
+@pytest.mark.parametrize(("validation_size", "test_size"), [(200, 100), (301, 0), (0, 300), (-1, 60), (50, -1)])
+def test_held_out_sizes_out_of_range_say_the_range(validation_size: int, test_size: int) -> None:
+    expected = (
+        rf"^validation_size={validation_size} and test_size={test_size} are out of range: toy has 300 images; expected "
+        r"sizes >= 0 with a sum of at most 299\.$"
+    )
+    with pytest.raises(DataError, match=expected):
+        split(toy(), train_size=1, validation_size=validation_size, test_size=test_size, seed=0)
+
+
+def test_the_largest_sizes_in_range_pass() -> None:
+    assert len(at(0, balanced=False, train_size=1, validation_size=239, test_size=60).train) == 1
+    assert len(at(0, balanced=False, train_size=300, validation_size=0, test_size=0).train) == 300
+
+
+def test_a_class_that_runs_out_is_named() -> None:
+    y = torch.zeros(300, dtype=torch.int64)
+    y[:150] = 1
+    y[at(0).train[:3]] = 2  # three points that are not held out
+    data = replace(toy(classes=3), y=y)
+    with pytest.raises(DataError, match=r"^train_size=20 needs 6 images of class 'c', but only 3 are left .* ask for"):
+        split(data, train_size=20, validation_size=50, test_size=60, seed=0)
+    assert split(data, train_size=9, validation_size=50, test_size=60, seed=0).y.bincount().tolist() == [3, 3, 3]
+    assert len(split(data, train_size=20, validation_size=50, test_size=60, seed=0, balanced=False).y) == 20
+
+
+def test_test_points_of_a_data_set_without_any_are_refused() -> None:
+    with pytest.raises(DataError, match=r"^test_size=0, but toy has no official test set; expected a number of test"):
+        split(toy(), train_size=20, validation_size=50, test_size=0, seed=0, with_test=True)
+    assert split(toy(), train_size=20, validation_size=50, test_size=0, seed=0).test_x is None

@@ -1,0 +1,198 @@
+"""The networks: sizes, shapes, and the distribution that their weights are drawn from."""
+
+import copy
+from collections.abc import Callable
+from math import sqrt
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gradreg.models import LeNet5, SmallCNN, initialize
+
+# The variance of each layer's weights, counted by hand: fans are the connections of one unit, 4 or 2 over their sum.
+LENET_VARIANCES = {
+    "features.0": 4 / (1 * 25 + 6 * 25),
+    "features.3": 4 / (6 * 25 + 16 * 25),
+    "classifier.1": 2 / (400 + 120),
+    "classifier.3": 2 / (120 + 84),
+    "classifier.6": 2 / (84 + 10),
+}
+SMALL_VARIANCES = {
+    "layers.0": 4 / (1 * 9 + 16 * 9),
+    "layers.2": 4 / (16 * 9 + 32 * 9),
+    "layers.6": 2 / (512 + 64),
+    "layers.8": 2 / (64 + 10),
+}
+
+
+def parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+# --- sizes and shapes -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("regularization", "expected"), [("dropout", 61706), ("none", 61706), ("batchnorm", 61706 + 2 * 84)]
+)
+def test_lenet_has_the_published_number_of_parameters(regularization: Any, expected: int) -> None:
+    assert parameters(LeNet5(regularization)) == expected
+
+
+def test_lenet_drops_out_by_default_and_has_ten_classes() -> None:
+    model = LeNet5()
+    assert [type(m) for m in model.modules() if isinstance(m, (nn.Dropout, nn.BatchNorm1d))] == [nn.Dropout]
+    assert model(torch.zeros(1, 1, 28, 28)).shape == (1, 10)
+
+
+def test_lenets_maps_have_the_published_sizes() -> None:
+    x, shapes = torch.zeros(1, 1, 28, 28), []
+    for layer in LeNet5().features.children():
+        x = layer(x)
+        if not isinstance(layer, nn.ReLU):
+            shapes.append(tuple(x.shape[1:]))
+    assert shapes == [(6, 28, 28), (6, 14, 14), (16, 10, 10), (16, 5, 5)]
+
+
+def test_the_small_network_has_the_documented_layers() -> None:
+    assert parameters(SmallCNN()) == (9 * 16 + 16) + (16 * 9 * 32 + 32) + (512 * 64 + 64) + (64 * 10 + 10)
+
+
+@pytest.mark.parametrize("classes", [2, 10])
+@pytest.mark.parametrize(
+    ("make", "size"),
+    [
+        (lambda classes: LeNet5(classes=classes), 28),
+        (lambda classes: LeNet5("batchnorm", classes=classes), 28),
+        (lambda classes: LeNet5("none", classes=classes), 28),
+        (lambda classes: SmallCNN(classes=classes), 8),
+    ],
+    ids=["lenet-dropout", "lenet-batchnorm", "lenet-none", "small"],
+)
+def test_images_become_one_row_of_logits_each(make: Callable[[int], nn.Module], size: int, classes: int) -> None:
+    model, x = make(classes).eval(), torch.randn(5, 1, size, size)
+    z = model(x)
+    assert z.shape == (5, classes)
+    torch.testing.assert_close(model(x[2:3]), z[2:3], rtol=1e-4, atol=1e-5)  # an example does not see its neighbours
+    assert z.min() < 0 < z.max()  # logits, not probabilities
+
+
+@pytest.mark.parametrize(("regularization", "kind"), [("dropout", nn.Dropout), ("batchnorm", nn.BatchNorm1d)])
+def test_the_regularization_is_on_the_layer_of_84(regularization: Any, kind: type[nn.Module]) -> None:
+    model = LeNet5(regularization)
+    seen: list[Tensor] = []
+    (layer,) = (module for module in model.modules() if isinstance(module, kind))
+
+    def watch(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        seen.extend((*inputs, output))
+
+    layer.register_forward_hook(watch)
+    model(torch.randn(200, 1, 28, 28))
+    before, after = seen
+    assert before.shape == (200, 84)
+    assert (before >= 0).all()  # behind its ReLU
+    if kind is nn.Dropout:
+        alive = before > 0
+        kept = (after[alive] != 0).double().mean()
+        assert abs(kept - 0.5) < 5 * 0.5 / sqrt(int(alive.sum()))  # five standard deviations
+    else:
+        assert after.mean(0).abs().max() < 1e-4
+
+
+def test_without_regularization_training_and_evaluation_agree() -> None:
+    model, x = LeNet5("none"), torch.randn(3, 1, 28, 28)
+    assert torch.equal(model.train()(x), model.eval()(x))
+    dropping = LeNet5("dropout")
+    assert not torch.equal(dropping.train()(x), dropping.eval()(x))
+
+
+# --- initialization ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "variances"),
+    [(LeNet5, LENET_VARIANCES), (lambda: LeNet5("batchnorm"), LENET_VARIANCES), (SmallCNN, SMALL_VARIANCES)],
+    ids=["lenet", "lenet-batchnorm", "small"],
+)
+def test_the_scripts_weights_are_uniform_with_their_variance(
+    make: Callable[[], nn.Module], variances: dict[str, float]
+) -> None:
+    """Mean, variance, fourth moment and range of n draws, each within five of its standard deviations.
+
+    For U(-b, b): the mean of w has the deviation b/sqrt(3n), that of w^2 (its expectation is b^2/3) sqrt(4/45) b^2 /
+    sqrt(n), that of w^4 (b^4/5) sqrt(1/9 - 1/25) b^4 / sqrt(n); the largest |w| is below (1 - 20/n) b with
+    probability e^-20.
+    """
+    models = [make() for _ in range(20)]
+    for name, variance in variances.items():
+        w = torch.cat([model.get_parameter(f"{name}.weight").detach().flatten() for model in models]).double()
+        n, b = len(w), sqrt(3 * variance)
+        assert w.abs().max() <= b * (1 + 1e-6), name
+        assert w.abs().max() >= b * (1 - 20 / n), name
+        assert abs(w.mean()) <= 5 * b / sqrt(3 * n), name
+        assert abs(w.square().mean() - variance) <= 5 * sqrt(4 / 45) * b**2 / sqrt(n), name
+        assert abs((w**4).mean() - b**4 / 5) <= 5 * sqrt(1 / 9 - 1 / 25) * b**4 / sqrt(n), name
+
+
+@pytest.mark.parametrize(
+    ("make", "variances"), [(LeNet5, LENET_VARIANCES), (SmallCNN, SMALL_VARIANCES)], ids=["lenet", "small"]
+)
+def test_the_scripts_biases_are_zero(make: Callable[[], nn.Module], variances: dict[str, float]) -> None:
+    model = make()
+    with_bias = [name.removesuffix(".bias") for name, _ in model.named_parameters() if name.endswith(".bias")]
+    assert with_bias == list(variances)  # so that the tables above leave no layer out
+    assert all(model.get_parameter(f"{name}.bias").abs().max() == 0 for name in with_bias)
+
+
+def test_torchs_initialization_is_left_alone() -> None:
+    """The same numbers as torch draws for the same layers in the same order."""
+    torch.manual_seed(1)
+    found = SmallCNN("torch")
+    torch.manual_seed(1)
+    plain = [nn.Conv2d(1, 16, 3, padding=1), nn.Conv2d(16, 32, 3, padding=1), nn.Linear(512, 64), nn.Linear(64, 10)]
+    drawn = [p for layer in plain for p in layer.parameters()]
+    for p, expected in zip(found.parameters(), drawn, strict=True):
+        assert torch.equal(p, expected)
+    assert found.get_parameter("layers.0.bias").abs().max() > 0
+    before = copy.deepcopy(found.state_dict())
+    initialize(found, "torch")
+    assert all(torch.equal(value, before[key]) for key, value in found.state_dict().items())
+
+
+@pytest.mark.parametrize("make", [LeNet5, SmallCNN])
+def test_the_global_seed_decides_the_weights(make: Callable[[], nn.Module]) -> None:
+    drawn = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        drawn.append(torch.cat([p.detach().flatten() for p in make().parameters()]))
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
+def test_initialize_draws_convolutions_and_dense_layers_of_any_model() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 3, 3, bias=False), nn.BatchNorm2d(3), nn.Sequential(nn.Linear(4, 5, bias=False)))
+    before = copy.deepcopy(model.state_dict())
+    initialize(model, "scripts")
+    after = model.state_dict()
+    changed = {key for key in after if not torch.equal(after[key], before[key])}
+    assert changed == {"0.weight", "2.0.weight"}
+    assert all(p.requires_grad and p.grad_fn is None for p in model.parameters())
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+
+def test_bad_arguments_say_what_to_write() -> None:
+    bad: Any = "drop-out"
+    with pytest.raises(
+        ValueError, match=r"^LeNet5 got regularization='drop-out'; expected 'dropout' or 'batchnorm' or 'none'\.$"
+    ):
+        LeNet5(bad)
+    bad = "he"
+    for make in (LeNet5, SmallCNN):
+        with pytest.raises(ValueError, match=r"got initialization='he'; expected 'scripts' or 'torch'\.$"):
+            make(initialization=bad)
+    with pytest.raises(ValueError, match=r"^initialize got initialization='he'; expected 'scripts' or 'torch'\.$"):
+        initialize(nn.Linear(1, 1), bad)

@@ -57,7 +57,7 @@ def run_compare(options: Compare) -> None:
     jobs = _positive(options.jobs if options.jobs is not None else os.cpu_count() or 1, "--jobs")
     out = options.out or Path("runs") / options.data
     console = Console()
-    store = Store(out / "runs")
+    store = _store(out)
     middle = {m.name: m.grid[len(m.grid) // 2] for m in setting.methods if m.grid}
     timed = {method.name: setting.run(compare.penalties(method, middle), 0, "validation") for method in setting.methods}
     with console.status("timing one training step of each method"):
@@ -76,7 +76,9 @@ def run_compare(options: Compare) -> None:
     seconds = {run: setting.steps * costs[method.name] for run, method in final.items()}
     results = _run_all(console, store, seconds, jobs, "final runs", 0)
     comparison = compare.summarize(setting, weights, results, costs)
-    console.print(report.table(comparison))
+    console.print()
+    console.print(report.table(comparison), crop=False)
+    console.print()
     for note in report.notes(comparison):
         console.print(f"  {note}", style="dim", highlight=False)
     save_plot(comparison, out / "comparison.png")
@@ -94,16 +96,27 @@ def _setting(options: Compare) -> Setting:
     for name, value in given.items():
         _positive(value, "--" + name.replace("_", "-"))
     methods = tuple(_method(word, setting) for word in options.methods) or setting.methods[1:]
+    names = [method.name for method in methods]
+    for name in names:
+        if names.count(name) > 1:
+            raise StudyError(f"--methods names {name} {names.count(name)} times; expected each method once.")
     return replace(setting, methods=(setting.methods[0], *methods), **given)
+
+
+def _store(out: Path) -> Store:
+    try:
+        return Store(out / "runs")
+    except OSError as error:
+        raise StudyError(f"--out got {out}, where no directory can be made: {error}.") from error
 
 
 def _method(word: str, setting: Setting) -> Method:
     """A method by its name, or by name=weight."""
     known = {method.name: method for method in setting.methods[1:]}
-    name, _, weight = word.partition("=")
+    name, equals, weight = word.partition("=")
     if name not in known:
         raise StudyError(f"--methods got {word!r}; expected one or more of {', '.join(known)}, or spectreg=0.03.")
-    if not weight:
+    if not equals:
         return known[name]
     try:
         number = float(weight)

@@ -64,7 +64,8 @@ class Run:
     @property
     def key(self) -> str:
         """Sixteen hexadecimal digits that name the run by its meaning."""
-        text = json.dumps({"meaning": MEANING, **self.as_dict()}, sort_keys=True)
+        penalties = [(preset, float(weight)) for preset, weight in self.penalties]  # 3 and 3.0 mean the same
+        text = json.dumps({"meaning": MEANING, **self.as_dict(), "penalties": penalties}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def as_dict(self) -> dict[str, Any]:

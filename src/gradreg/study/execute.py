@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
@@ -96,7 +97,7 @@ def _assign(
 def _start(context: Any, function: Callable[[Item], Any]) -> _Worker[Item]:
     here, there = context.Pipe()
     process = context.Process(target=_serve, args=(function, there), daemon=True)
-    with _single_thread():
+    with _single_thread(), _interrupts_held_back():
         process.start()
     there.close()
     return _Worker(process, here)
@@ -115,6 +116,20 @@ def _single_thread() -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """A child inherits what is blocked: Ctrl-C, which reaches it too, must not end it with a traceback as it starts."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # whose start, else within the child's, would end the blocking
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _serve(function: Callable[[Any], Any], pipe: Connection) -> None:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import matplotlib as mpl
+
 from gradreg.study.compare import Comparison
 
 BASELINE, METHOD, POINT = "#8a8f98", "#2b6cb0", "#1a202c"
@@ -12,8 +14,6 @@ def save_plot(comparison: Comparison, path: Path) -> None:
 
     A bar ends at the mean over the seeds, its line spans the 95 % confidence interval of that mean, a dot is a seed.
     """
-    import matplotlib as mpl
-
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 

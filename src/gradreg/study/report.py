@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
 from gradreg.study.compare import Comparison, Row
@@ -71,13 +72,14 @@ def notes(comparison: Comparison) -> list[str]:
 
 
 def table(comparison: Comparison) -> Table:
-    """The table for a terminal of 80 columns or more."""
-    drawn = Table(title=_title(comparison), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
+    """The table: within 80 columns for usual numbers; wider rather than cut for others (print it with crop=False)."""
+    drawn = Table(title=_title(comparison), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=0)
     for position, name in enumerate(HEADER):
         drawn.add_column(name, justify="left" if position == 0 else "right", no_wrap=True)
     for row in comparison.rows:
         style = "bold" if row.holm_p is not None and row.holm_p < SIGNIFICANT and _gain(row) > 0 else ""
         drawn.add_row(*cells(row), style=style)
+    drawn.width = Console(width=1000).measure(drawn).maximum
     return drawn
 
 
@@ -101,7 +103,8 @@ def cells(row: Row) -> tuple[str, ...]:
 
 def markdown(comparison: Comparison) -> str:
     """The verdict, the table and the notes as Markdown."""
-    lines = ["| " + " | ".join(HEADER) + " |", "|---|" + "---:|" * (len(HEADER) - 1)]
+    header = [name.replace("|", r"\|") for name in HEADER]
+    lines = ["| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(HEADER) - 1)]
     lines += ["| " + " | ".join(cells(row)) + " |" for row in comparison.rows]
     explained = [f"- {note}" for note in notes(comparison)]
     return "\n".join([f"# {_title(comparison)}", "", verdict(comparison), "", *lines, "", *explained, ""])

@@ -24,6 +24,11 @@ def choose(candidates: Iterable[Candidate]) -> dict[str, float]:
     for candidate in candidates:
         scores[candidate.method][candidate.weight].append(candidate.validation_accuracy)
     return {
-        method: max(sorted(by_weight), key=lambda weight: sum(by_weight[weight]) / len(by_weight[weight]))
+        method: max(sorted(by_weight), key=lambda weight: _mean(by_weight[weight]))
         for method, by_weight in scores.items()
     }
+
+
+def _mean(values: list[float]) -> float:
+    """Rounded far below one point's share of an accuracy, so that a tie is not decided by the order of summation."""
+    return round(sum(values) / len(values), 9)

@@ -1,0 +1,40 @@
+"""The documents: every Python block runs, every link to a file leads to one, the examples train."""
+
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+BLOCKS = [
+    pytest.param(textwrap.dedent(block), id=f"{page.name}-{number}")
+    for page in PAGES
+    for number, block in enumerate(re.findall(r"^ *```python\n(.*?)^ *```", page.read_text(), re.M | re.S))
+]
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_python_blocks_run(block: str) -> None:
+    exec(compile(block, "block", "exec"), {})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page: Path) -> None:
+    links = [link for link in re.findall(r"\]\(([^)#]+)", page.read_text()) if "://" not in link]
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_readme_has_blocks_to_run() -> None:
+    assert sum("README" in str(block.id) for block in BLOCKS) >= 2
+
+
+def test_the_example_trains_and_prints_both_accuracies() -> None:
+    example = ROOT / "examples" / "training_loop.py"
+    done = subprocess.run([sys.executable, example, "2", "1"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"baseline +test accuracy \d", done.stdout)
+    assert re.search(r"SpectReg\(0.03\) +test accuracy \d", done.stdout)

@@ -203,7 +203,7 @@ CASES: dict[str, tuple[Callable[[], Any], type[Exception], tuple[str, ...]]] = {
     "targets of another batch": (
         lambda: objective()(net(), x(), y()[:2]),
         ValueError,
-        ("y has shape (2,), but the batch has 4 examples", "one entry per example"),
+        ("cross_entropy failed on outputs of shape (4, 3)", "labels of shape (2,)", "class indices (B,)"),
     ),
     "targets that would be broadcast": (
         lambda: objective(mse_loss, gr.DoubleBack(1.0))(net(), x(), torch.randn(4)),

@@ -23,7 +23,17 @@ FUNCTIONS = {
     "data.splits.split": split,
 }
 # Contracts and errors: there is nothing to write but a subclass or an except clause.
-WITHOUT = {"Target", "Site", "Projection", "Engine", "Magnitude", "Result", "UnsupportedOperationError"}
+WITHOUT = {
+    "Seen",
+    "Linearization",
+    "Target",
+    "Site",
+    "Projection",
+    "Engine",
+    "Magnitude",
+    "Result",
+    "UnsupportedOperationError",
+}
 
 
 @pytest.fixture

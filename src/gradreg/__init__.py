@@ -10,6 +10,7 @@ from gradreg._checks import UnsupportedOperationError
 from gradreg._tree import Args
 from gradreg.jacobian import dense
 from gradreg.jacobian.engine import DoubleBackward, Engine, FiniteDifference, ForwardMode
+from gradreg.jacobian.linearization import Linearization
 from gradreg.jacobian.magnitude import L1, DistanceToGradients, Magnitude, SquaredL2, TargetNorm
 from gradreg.jacobian.projection import (
     Full,
@@ -28,7 +29,7 @@ from gradreg.jacobian.projection import (
 from gradreg.jacobian.site import Hidden, Input, Site
 from gradreg.jacobian.target import FunctionOf, Logits, LogProbabilities, Loss, Probabilities, Target
 from gradreg.objective import Objective, Result
-from gradreg.penalties.base import Penalty, PenaltySum
+from gradreg.penalties.base import Penalty, PenaltySum, Seen
 from gradreg.penalties.jacobian import JacobianPenalty
 from gradreg.penalties.output import ConfidencePenalty, LabelSmoothing
 from gradreg.penalties.presets import DoubleBack, FrobReg, JacReg, SpectReg
@@ -49,6 +50,8 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "JacobianPenalty",
     "Penalty",
     "PenaltySum",
+    "Seen",
+    "Linearization",
     # Target slot
     "Target",
     "FunctionOf",

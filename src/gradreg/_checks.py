@@ -107,7 +107,8 @@ def outputs_tensor(outputs: Any, what: str) -> Tensor:
         return outputs
     raise TypeError(
         f"the model returned {type(outputs).__name__}, but {what} needs a tensor. Say which tensor you mean: "
-        "target=lambda outputs: outputs.logits (or outputs[0], outputs['logits'])."
+        "target=lambda outputs: outputs.logits (or outputs[0], outputs['logits']); where there is no target to choose, "
+        "call the penalty on lambda x: model(x).logits."
     )
 
 
@@ -151,6 +152,8 @@ def label_batch(labels: object, batch: int) -> None:
 
 def class_labels(labels: Tensor, z: Tensor, dim: int, owner: str) -> None:
     """Class indices have the outputs' shape without the class dimension; class probabilities have it whole."""
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"{owner} got labels of type {type(labels).__name__}; expected a tensor: torch.as_tensor(y).")
     indices = z.shape[:dim] + z.shape[dim + 1 :]
     expected = z.shape if labels.is_floating_point() else indices
     if labels.shape != expected:

@@ -1,6 +1,6 @@
 """Measures of a trained model: how steep it is at given points."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -14,7 +14,7 @@ from gradreg.jacobian.linearization import Linearization
 from gradreg.jacobian.magnitude import norms
 from gradreg.jacobian.projection import Full, Sphere
 from gradreg.jacobian.site import Input, Site
-from gradreg.jacobian.target import Logits, Target
+from gradreg.jacobian.target import Logits, Target, as_target
 
 
 def jacobian_norms(
@@ -22,7 +22,7 @@ def jacobian_norms(
     x: Tensor,
     y: Labels = None,
     *,
-    target: Target | None = None,
+    target: Target | Callable[..., Tensor] | None = None,
     site: Site | None = None,
     chunk: int = 256,
 ) -> Tensor:
@@ -85,7 +85,7 @@ def spectral_norm_lower_bounds(
 
 
 def _linearizations(
-    model: Model, x: Tensor, y: Labels, target: Target | None, site: Site | None, chunk: int
+    model: Model, x: Tensor, y: Labels, target: Target | Callable[..., Tensor] | None, site: Site | None, chunk: int
 ) -> Iterator[Linearization]:
     _checks.positive_integer(chunk, "chunk", "metrics")
     _checks.batch_size(x, "x")
@@ -94,7 +94,7 @@ def _linearizations(
             part = slice(start, start + chunk)
             labels = y[part] if isinstance(y, Tensor) else y
             forward = ForwardPass(model, x[part], [site or Input()])
-            yield Linearization.of_pass(forward, target or Logits(), labels, site or Input())
+            yield Linearization.of_pass(forward, as_target(target or Logits()), labels, site or Input())
 
 
 @contextmanager

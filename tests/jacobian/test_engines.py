@@ -203,9 +203,22 @@ def test_an_in_place_operation_behind_a_hidden_site_does_not_change_it() -> None
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
 
 
-def test_norms_are_accumulated_in_float32_under_autocast() -> None:
-    model, x = build("mlp").float(), batch()[0].float()
+def test_norms_are_accumulated_in_float32_where_half_precision_would_overflow() -> None:
+    """Squares of 300 are beyond float16's 65504, those of 1e-5 below its 6e-8."""
+    for entry in (300.0, 1e-5):
+        layer = nn.Linear(4, 3, bias=False).half()
+        nn.init.constant_(layer.weight, entry)
+        value = gr.FrobReg(1.0)(layer, torch.ones(2, 4).half())
+        assert value.dtype == torch.float32
+        assert math.isclose(value.item(), 12 * entry**2, rel_tol=0.01)
+
+
+def test_autocast_gives_the_penalty_to_its_precision() -> None:
+    model, x = build("softplus").float(), batch()[0].float()
+    exact = gr.FrobReg(1.0)(model, x)
     with torch.autocast("cpu", torch.bfloat16):
-        value = gr.FrobReg(1.0)(model, x)
-    assert value.dtype == torch.float32
-    assert math.isclose(value.item(), gr.FrobReg(1.0)(model, x).item(), rel_tol=0.05)
+        found = gr.FrobReg(1.0)(model, x)
+        coarse = gr.FrobReg(1.0, engine=gr.FiniteDifference(central=True))(model, x)
+    assert found.dtype == torch.float32
+    assert math.isclose(found.item(), exact.item(), rel_tol=0.05)
+    assert math.isclose(coarse.item(), exact.item(), rel_tol=0.2)  # a step for float32 would leave rounding alone

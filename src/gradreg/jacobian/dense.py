@@ -4,6 +4,7 @@ It shares no code with the engines: each example runs through the model alone, a
 (`torch.autograd.functional.jacobian`) does the rest. Use it to test, and on small problems to look at J itself.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from gradreg import _checks
 from gradreg._types import Labels, Model
 from gradreg.jacobian.site import Hidden, Input, Site
-from gradreg.jacobian.target import Logits, Target
+from gradreg.jacobian.target import Logits, Target, as_target
 
 
 def jacobian(
@@ -20,7 +21,7 @@ def jacobian(
     x: Tensor,
     y: Labels = None,
     *,
-    target: Target | None = None,
+    target: Target | Callable[..., Tensor] | None = None,
     site: Site | None = None,
     create_graph: bool = False,
 ) -> Tensor:
@@ -37,6 +38,9 @@ def jacobian(
     Returns:
         (B, m, n): m values of the target, n entries of the site.
 
+    Raises:
+        ValueError: a site of several names, or an empty batch.
+
     Example:
         >>> model = torch.nn.Linear(3, 2)
         >>> gr.dense.jacobian(model, torch.randn(5, 3)).shape     # equals model.weight for every example
@@ -44,7 +48,10 @@ def jacobian(
 
     Source: J_g and J_f of the paper's section 2.
     """
-    target, site = target or Logits(), site or Input()
+    target, site = as_target(target or Logits()), site or Input()
+    if len(site.names) != isinstance(site, Hidden):
+        raise ValueError(f"dense.jacobian got site={site!r}; expected gr.Input() or gr.Hidden with one name.")
+    _checks.batch_size(x, "x")
     rows = []
     with _checks.grad_enabled():
         for index in range(x.shape[0]):
@@ -63,8 +70,6 @@ def jacobian(
 
 def _module(model: Model, site: Site) -> nn.Module:
     assert isinstance(model, nn.Module)
-    assert isinstance(site, Hidden)
-    assert len(site.names) == 1
     return model.get_submodule(site.names[0])
 
 

@@ -35,8 +35,6 @@ class Engine(ABC):
 
     repeats = False
     """Whether the engine runs the model again."""
-    rehearse = False
-    """Whether a backward pass through its result can meet an operation without the derivative it needs."""
 
     @abstractmethod
     def measure_row(self, at: Linearization, row: Tensor, magnitude: Magnitude, given: Parts | None) -> Tensor:
@@ -71,8 +69,6 @@ class DoubleBackward(Engine):
     Source: Drucker & LeCun 1991; the paper's appendix A.
     """
 
-    rehearse = True
-
     def measure_row(self, at: Linearization, row: Tensor, magnitude: Magnitude, given: Parts | None) -> Tensor:
         """See `Engine.measure_row`."""
         return magnitude.measure(_minus(at.gradient(row, create_graph=True), given))
@@ -103,7 +99,6 @@ class ForwardMode(Engine):
     """
 
     repeats = True
-    rehearse = True
 
     def measure_row(self, at: Linearization, row: Tensor, magnitude: Magnitude, given: Parts | None) -> Tensor:
         """See `Engine.measure_row`."""
@@ -113,7 +108,7 @@ class ForwardMode(Engine):
         """The tangent of z when the site's tangent is the direction."""
 
         def moved(distance: Tensor) -> Tensor:
-            return at.elsewhere(lambda tensor, v: tensor + distance.to(v.dtype) * v, direction).z
+            return at.elsewhere(lambda x, v: x + distance.to(v.dtype) * v, direction, tangents=True).z
 
         # torch.func.jvp, not torch.autograd.forward_ad: the latter's softmax overwrites what its backward needs
         # (pytorch issue 162350).
@@ -190,7 +185,7 @@ class FiniteDifference(Engine):
 
 def _measure_along(engine: Engine, at: Linearization, row: Tensor, magnitude: Magnitude, given: Parts | None) -> Tensor:
     """Measures a row through the derivative of z along the row's own direction."""
-    gradient = _minus(at.uncoupled().gradient(row.detach()), given)
+    gradient = _minus(at.uncoupled.gradient(row.detach()), given)
     direction = [part.detach() for part in magnitude.direction(gradient)]
     derivative = dot([row], [engine.column(at, direction)])
     if given is not None:

@@ -1,8 +1,8 @@
 """One run of a model: its outputs, the tensors of each site, and how to run the same function again nearby.
 
-"The same function" means: the same dropout mask (the random state is put back) and the same batch statistics (those of
-the first run, with their graph; running averages are not touched again). Without that, a finite difference would
-divide the noise between two runs by a small step.
+"The same function" means: the same dropout mask (the random state is put back), the same batch statistics (those of the
+first run, with their graph) and the same buffers, which are then left as after the first run. Without that, a finite
+difference would divide the noise between two runs by a small step.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from gradreg import _checks, _tree
 from gradreg._types import InputTree, Model, Parts
 from gradreg.jacobian import site as sites
-from gradreg.jacobian._statistics import BatchStatistics
+from gradreg.jacobian._composed import SecondRun
+from gradreg.jacobian._state import LayerState
 
 Change = Callable[[Tensor, Tensor], Tensor]
 """``change(tensor, direction)``: the tensor moved, say."""
@@ -28,8 +29,8 @@ class ForwardPass:
         model: a module, or a function of the inputs.
         x: input tree; `Args` where the model takes several arguments.
         wanted: the sites at which derivatives will be asked for.
-        repeatable: whether an engine will run the model again (costs a copy of the random state, and the statistics
-            of batch-normalization layers that are in training mode).
+        repeatable: whether an engine will run the model again (costs a copy of the random state and of all buffers,
+            and the statistics of batch-normalization layers that are in training mode).
 
     Attributes:
         outputs: what the model returned.
@@ -38,23 +39,24 @@ class ForwardPass:
 
     def __init__(self, model: Model, x: InputTree, wanted: Sequence[sites.Site], *, repeatable: bool = False):
         self.model, self.x = model, x
-        hidden = [s for s in wanted if isinstance(s, sites.Hidden)]
-        self._modules = _find(model, [name for s in hidden for name in s.names])
+        for path, tensor in _tree.tensors(x):
+            _checks.ordinary_tensor(tensor, f"x[{path!r}]" if path else "x")
+        self._modules = _find(model, [s for s in wanted if isinstance(s, sites.Hidden)])
         paths = {path for s in wanted if isinstance(s, sites.Input) for path in s.select(x)}
         self._random = _RandomState.of(x, model) if repeatable else None
-        self._statistics = BatchStatistics(model) if repeatable and isinstance(model, nn.Module) else None
+        self._state = LayerState() if repeatable else None
         leaves: dict[str, Tensor] = {}
 
         def differentiable(path: str, tensor: Tensor) -> Tensor:
             if path not in paths:
                 return tensor
-            # A tensor that belongs to the caller's graph stays in it.
-            leaves[path] = tensor if tensor.requires_grad else tensor.detach().requires_grad_()
-            return leaves[path]
+            leaves[path] = attached(tensor)
+            # The model gets a copy: an operation in place must not change the site.
+            return leaves[path].clone()
 
         with ExitStack() as stack:
-            if self._statistics is not None:
-                stack.enter_context(self._statistics.recording())
+            if self._state is not None:
+                stack.enter_context(self._state.recording())
             self._activations = stack.enter_context(self._watch())
             self.outputs = _call(model, _tree.replace(x, differentiable))
         self._leaves = leaves
@@ -70,15 +72,22 @@ class ForwardPass:
     @property
     def couples_examples(self) -> bool:
         """Whether batch normalization in training mode makes each output depend on the other examples."""
-        return self._statistics is not None and self._statistics.found
+        return self._state is not None and self._state.couples_examples
 
-    def again(self, site: sites.Site, change: Change, direction: Parts) -> tuple[Any, Parts]:
+    def again(self, site: sites.Site, change: Change, direction: Parts, *, tangents: bool = False) -> tuple[Any, Parts]:
         """Runs the same function with ``change(tensor, direction)`` in place of each tensor of a site.
+
+        Args:
+            site: where.
+            change: of each tensor.
+            direction: one part for each tensor.
+            tangents: whether the change carries tangents (forward mode).
 
         Returns:
             The outputs, and the tensors of the site as changed.
         """
         assert self._random is not None, "this forward pass was not made repeatable"
+        assert self._state is not None
         changed: Parts = []
         remaining = iter(direction)
 
@@ -88,13 +97,13 @@ class ForwardPass:
 
         with ExitStack() as stack:
             stack.enter_context(self._random.restored())
-            if self._statistics is not None:
-                stack.enter_context(self._statistics.reused())
+            stack.enter_context(self._state.reused())
+            stack.enter_context(SecondRun(tangents=tangents))
             if isinstance(site, sites.Input):
                 # In the site's own order, which need not be the tree's.
                 found = dict(_tree.tensors(self.x))
                 found |= {path: swap(found[path]) for path in site.select(self.x)}
-                x = _tree.replace(self.x, lambda path, _: found[path])
+                x = _tree.replace(self.x, lambda path, _: found[path].clone())
             else:
                 assert isinstance(site, sites.Hidden)
                 x = self.x
@@ -103,10 +112,11 @@ class ForwardPass:
         return outputs, changed
 
     def _batch_size(self) -> int:
-        if self._leaves:
-            return next(iter(self._leaves.values())).shape[0]
-        tensors = [tensor for _, tensor in _tree.tensors(self.x)]
-        return _checks.batch_size(tensors[0], "x") if tensors else 1
+        """Of the regularized inputs; without any, of the outputs, since inputs may hold more than examples."""
+        known = list(self._leaves.values())
+        known += [tensor for _, tensor in _tree.tensors(self.outputs) if tensor.ndim > 0]
+        known += [tensor for _, tensor in _tree.tensors(self.x)]
+        return _checks.batch_size(known[0], "x") if known else 1
 
     @contextmanager
     def _watch(self) -> Iterator[dict[str, Parts]]:
@@ -116,7 +126,7 @@ class ForwardPass:
         def watch(name: str, tensor: Tensor) -> Tensor:
             if not tensor.is_floating_point():
                 return tensor
-            kept = tensor if tensor.requires_grad else tensor.detach().requires_grad_()
+            kept = attached(tensor)
             seen[name].append(kept)
             # The model goes on with a copy: an in-place operation behind this layer must not change the site.
             return kept.clone()
@@ -150,9 +160,12 @@ def shift(tensor: Tensor, direction: Tensor) -> Tensor:
     return tensor + direction
 
 
-def attached(tensor: Tensor, direction: Tensor) -> Tensor:
-    """A change for `ForwardPass.again`: stays in place, ready to be differentiated."""
-    return tensor if tensor.requires_grad else tensor.detach().requires_grad_()
+def attached(tensor: Tensor, _: Tensor | None = None) -> Tensor:
+    """A change for `ForwardPass.again`: stays in place, as a node of its own that can be differentiated.
+
+    A tensor of the caller's graph stays in that graph; it may be in use elsewhere, so it is not the site itself.
+    """
+    return tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_()
 
 
 def _call(model: Model, x: InputTree) -> Any:
@@ -170,8 +183,8 @@ def _call(model: Model, x: InputTree) -> Any:
         raise
 
 
-def _find(model: Model, names: list[str]) -> dict[str, nn.Module]:
-    if not names:
+def _find(model: Model, hidden: list[sites.Hidden]) -> dict[str, nn.Module]:
+    if not hidden:
         return {}
     if not isinstance(model, nn.Module):
         raise TypeError(
@@ -179,9 +192,15 @@ def _find(model: Model, names: list[str]) -> dict[str, nn.Module]:
             "itself, or hold the activations and call penalty.of(outputs, activations)."
         )
     known = dict(model.named_modules(remove_duplicate=False))
-    for name in names:
-        _checks.submodule_name(name, known)
-    return {name: known[name] for name in names}
+    for site in hidden:
+        modules: dict[nn.Module, str] = {}
+        for name in site.names:
+            _checks.submodule_name(name, known)
+            if (other := modules.setdefault(known[name], name)) != name:
+                raise ValueError(
+                    f"{other!r} and {name!r} are one submodule, which would count twice; write one of them."
+                )
+    return {name: known[name] for site in hidden for name in site.names}
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The linear map J at the batch: target values z, the site's tensors, and the plain products with J."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -74,13 +75,14 @@ class Linearization:
             raise _checks.independent_of_site(describe(self.site))
         return [torch.zeros_like(t) if g is None else g for g, t in zip(found, self.tensors, strict=True)]
 
-    def elsewhere(self, change: Change, direction: Parts) -> "Linearization":
-        """The same function run again with the site's tensors changed."""
+    def elsewhere(self, change: Change, direction: Parts, *, tangents: bool = False) -> "Linearization":
+        """The same function run again with the site's tensors changed; see `ForwardPass.again`."""
         assert self.forward is not None
-        outputs, tensors = self.forward.again(self.site, change, direction)
+        outputs, tensors = self.forward.again(self.site, change, direction, tangents=tangents)
         z = _checked_target(self.target, outputs, self.y, self.batch)
         return replace(self, z=z, tensors=tensors, outputs=outputs)
 
+    @cached_property
     def uncoupled(self) -> "Linearization":
         """Where batch statistics couple examples: the same point with the statistics held fixed; else itself."""
         if self.forward is None or not self.forward.couples_examples:
@@ -97,7 +99,7 @@ def dot(a: Parts, b: Parts) -> Tensor:
 def _checked_target(target: Target, outputs: Any, y: Labels, batch: int) -> Tensor:
     if target.needs_labels:
         _checks.labels_given(y, type(target).__name__)
-    _checks.label_batch(y, batch)
+        _checks.label_batch(y, batch)
     z = target(outputs, y)
     _checks.same_batch(
         z,

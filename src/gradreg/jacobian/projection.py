@@ -285,7 +285,7 @@ class TopSingular(Projection):
 
     def draw(self, at: Linearization, engine: Engine, generator: Generator | None) -> Iterator[Rows]:
         """One row."""
-        base = at.uncoupled() if engine.repeats else at
+        base = at.uncoupled if engine.repeats else at
         row = _unit([_random.normal(at.z.shape, at.z, generator)])
         for _ in range(self.iterations):
             direction = _unit(base.gradient(row[0]))
@@ -344,7 +344,7 @@ def _class_scores(at: Linearization, owner: str) -> Tensor:
 
 def _class_indices(y: Any, z: Tensor, owner: str) -> Tensor:
     _checks.labels_given(y, owner)
-    if y.is_floating_point():
+    if isinstance(y, Tensor) and y.is_floating_point():
         raise ValueError(f"{owner} got labels of dtype {y.dtype}; expected class indices (B,): write y.argmax(1).")
     _checks.class_labels(y, z, 1, owner)
     return y

@@ -51,6 +51,8 @@ class Input(Site):
                 f"the input is {type(x).__name__} and holds no tensor; expected a tensor or a tree of them. "
                 "Write torch.as_tensor(x)."
             )
+        if self.names and "" in found:
+            raise ValueError(f"site={self!r} names tensors of a tree, but the input is one tensor; write gr.Input().")
         for name in self.names:
             if name not in found:
                 raise ValueError(f"the input has no tensor named {name!r}; it has {', '.join(map(repr, found))}.")
@@ -61,7 +63,9 @@ class Input(Site):
             where = _where(path)
             _checks.ordinary_tensor(found[path], where)
             _checks.real_tensor(found[path], where)
-            _checks.batch_size(found[path], where)
+            batch = _checks.batch_size(found[paths[0]], _where(paths[0]))
+            hint = f"Regularize those that hold one entry per example: site=gr.Input({paths[0]!r})."
+            _checks.same_batch(found[path], batch, where, hint)
         return paths
 
 
@@ -99,24 +103,22 @@ def describe(site: Site) -> str:
     return f"the input {shown}" if shown else "the input"
 
 
-def given_tensors(x: Any) -> list[Tensor]:
-    """The tensors of ``penalty.of(outputs, x)``: all of them are the site, and each must require grad."""
-    found = list(_tree.tensors(x))
-    if not found:
-        raise TypeError(
-            f"of(outputs, x) got x of type {type(x).__name__}; expected the tensor that the model was run on."
+def given_tensors(x: Any, site: Site) -> list[Tensor]:
+    """The tensors of a site in ``penalty.of(outputs, x)``; each must require grad."""
+    if not isinstance(site, Input):
+        raise ValueError(
+            f"of(outputs, x) cannot find {describe(site)}. Write penalty(model, x), or leave the site out and pass the "
+            "activations that the outputs were computed from: penalty.of(outputs, activations)."
         )
-    for path, tensor in found:
-        where = _where(path)
-        _checks.ordinary_tensor(tensor, where)
-        _checks.real_tensor(tensor, where)
-        _checks.batch_size(tensor, where)
-        if not tensor.requires_grad:
+    found = dict(_tree.tensors(x))
+    paths = site.select(x)
+    for path in paths:
+        if not found[path].requires_grad:
             raise ValueError(
-                f"of(outputs, x) got {where} without requires_grad, so the outputs hold no path back to it. Write "
-                "x.requires_grad_() before the model runs: x.requires_grad_(); outputs = model(x)."
+                f"of(outputs, x) got {_where(path)} without requires_grad, so the outputs hold no path back to it. "
+                "Write x.requires_grad_() before the model runs: x.requires_grad_(); outputs = model(x)."
             )
-    return [tensor for _, tensor in found]
+    return [found[path] for path in paths]
 
 
 def _where(path: str) -> str:
@@ -127,4 +129,6 @@ def _strings(names: tuple[str, ...], owner: str) -> tuple[str, ...]:
     for name in names:
         if not isinstance(name, str):
             raise TypeError(f"{owner} got {name!r}; expected names as strings, as in gr.{owner}({'image'!r}).")
+        if names.count(name) > 1:
+            raise ValueError(f"{owner} got {name!r} {names.count(name)} times, which would count it so often.")
     return names

@@ -87,7 +87,8 @@ class Loss(Target):
     """The loss of each example, shape (B,); never averaged over the batch before it is differentiated.
 
     Averaging first would shrink a squared gradient by B^2. A loss with several terms per example (pixels, tokens,
-    outputs) is averaged over these, so that the mean of z is the loss with ``reduction="mean"``.
+    outputs) is averaged over these, so that the mean of z is the loss with ``reduction="mean"`` (but for class weights
+    and ``ignore_index``, by which torch divides in another way); with "sum" or "batchmean" they are added.
 
     Args:
         function: ``loss(outputs, y)``: a function of `torch.nn.functional` or another one with a ``reduction``
@@ -106,9 +107,15 @@ class Loss(Target):
     function: LossFunction
     needs_labels = True
 
+    def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise TypeError(f"Loss got {self.function!r}; expected a function loss(outputs, y).")
+
     def __call__(self, outputs: Any, y: Labels) -> Tensor:
         """One loss per example, (B,)."""
         _checks.labels_given(y, "Loss")
+        if isinstance(outputs, Tensor):
+            _checks.label_batch(y, outputs.shape[0])
         batch = _checks.batch_size(outputs, "outputs") if isinstance(outputs, Tensor) else None
         name = loss_name(self.function)
         losses = call_loss(unreduced(self.function), outputs, y, name)
@@ -119,7 +126,9 @@ class Loss(Target):
                 "gr.DoubleBack(50, loss=lambda out, y: cross_entropy(out, y, reduction='none')), or one with an "
                 "argument named reduction."
             )
-        return losses.flatten(1).mean(1) if losses.ndim > 1 else losses
+        if losses.ndim == 1:
+            return losses
+        return losses.flatten(1).sum(1) if _reduction(self.function) != "mean" else losses.flatten(1).mean(1)
 
 
 @dataclass(frozen=True)
@@ -134,6 +143,11 @@ class FunctionOf(Target):
     """
 
     function: Callable[..., Tensor]
+
+    @property
+    def needs_labels(self) -> bool:  # type: ignore[override]
+        """Where the function takes them."""
+        return _takes_two(self.function)
 
     def __call__(self, outputs: Any, y: Labels) -> Tensor:
         """The function's value."""
@@ -168,6 +182,13 @@ def unreduced(function: LossFunction) -> LossFunction:
     return function
 
 
+def _reduction(function: LossFunction) -> str:
+    """How the loss joins its terms: "mean", or "sum" and "batchmean", which add those of an example."""
+    if isinstance(function, nn.Module):
+        return str(getattr(function, "reduction", "mean"))
+    return str(getattr(function, "keywords", {}).get("reduction", "mean"))
+
+
 # Losses that compare entry by entry and would broadcast a wrong shape in silence.
 _ELEMENTWISE = frozenset(
     {"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits"}
@@ -178,9 +199,8 @@ _ELEMENTWISE = frozenset(
 def call_loss(function: LossFunction, outputs: Any, y: Labels, name: str | None = None) -> Tensor:
     """``function(outputs, y)``, with the shapes in the error where the two do not fit each other."""
     name = name or loss_name(function)
-    fits = not (isinstance(outputs, Tensor) and isinstance(y, Tensor))
-    if not fits:
-        _checks.label_batch(y, outputs.shape[0])
+    if isinstance(outputs, Tensor) and isinstance(y, Tensor):
+        _checks.ordinary_tensor(y, "y")
         if name in _ELEMENTWISE and outputs.shape != y.shape:
             raise ValueError(
                 f"{name} got {_checks.shapes(outputs, y)}; expected the same shape, or it compares every example "
@@ -193,7 +213,8 @@ def call_loss(function: LossFunction, outputs: Any, y: Labels, name: str | None 
     except (RuntimeError, ValueError, IndexError) as error:
         raise ValueError(
             f"the loss {name} failed on {_checks.shapes(outputs, y)}: {error}. For cross_entropy write class indices "
-            "(B,) of dtype int64 (y.squeeze(1) for (B, 1)), or class probabilities in the outputs' shape."
+            "(B,) of dtype int64 (y.squeeze(1) for (B, 1)), or class probabilities in the outputs' shape; for "
+            "sequences (B, T, C) a loss that moves the classes: lambda z, y: cross_entropy(z.movedim(2, 1), y)."
         ) from error
 
 

@@ -11,9 +11,9 @@ import torch
 from torch import Generator, Tensor
 
 from gradreg import _checks
-from gradreg._types import InputTree, Labels, LossFunction, Model, Parts
+from gradreg._types import InputTree, Labels, LossFunction, Model
 from gradreg.jacobian.forward import ForwardPass
-from gradreg.jacobian.site import Site, given_tensors
+from gradreg.jacobian.site import Site
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,6 @@ class Seen:
         x, y: inputs and labels (None without).
         generator: where random projections are drawn; None for torch's global one.
         forward: the forward pass, which can be run again; None where the caller ran the model.
-        tensors: with ``of(outputs, x)``, the tensors given as x.
         loss: the task's loss, where an `Objective` holds the penalty.
     """
 
@@ -34,7 +33,6 @@ class Seen:
     y: Labels
     generator: Generator | None = None
     forward: ForwardPass | None = None
-    tensors: Parts | None = None
     loss: LossFunction | None = None
 
 
@@ -98,8 +96,8 @@ class Penalty(ABC):
             generator: draws the random projections.
 
         Raises:
-            ValueError: x does not require grad, the outputs do not depend on it, or the engine would have to run the
-                model again.
+            ValueError: x does not require grad, the outputs do not depend on it, the site is a submodule, or the
+                engine would have to run the model again.
 
         Example:
             >>> x.requires_grad_()
@@ -111,14 +109,17 @@ class Penalty(ABC):
                 f"{self!r} has to run the model again, which of(outputs, x) cannot. Write penalty(model, x), or use "
                 "engine=gr.DoubleBackward()."
             )
-        tensors = given_tensors(x) if self.sites else []
-        return self.weighted(Seen(outputs, x, y, generator, tensors=tensors))
+        return self.weighted(Seen(outputs, x, y, generator))
 
     def __add__(self, other: object) -> "PenaltySum":
         """A sum, which runs the model once for all of its penalties."""
         if not isinstance(other, Penalty):
             return NotImplemented
         return PenaltySum([*parts_of(self), *parts_of(other)])
+
+    def __radd__(self, other: object) -> "Penalty":
+        """So that ``sum(penalties)`` works, which starts from 0."""
+        return self if isinstance(other, int) and other == 0 else NotImplemented
 
     def __mul__(self, factor: object) -> Self:
         """The same penalty with its weight multiplied."""
@@ -143,6 +144,8 @@ class PenaltySum(Penalty):
     """
 
     def __init__(self, penalties: Sequence[Penalty], weight: float = 1.0):
+        if isinstance(penalties, Penalty) or not penalties:
+            raise ValueError("PenaltySum needs a list of one penalty or more: gr.PenaltySum([gr.SpectReg(0.03)]).")
         for penalty in penalties:
             _checks.instance(penalty, Penalty, "PenaltySum", "gr.SpectReg(0.03)")
         super().__init__(weight, "sum")

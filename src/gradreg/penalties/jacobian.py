@@ -11,10 +11,11 @@ from torch import Tensor
 from gradreg import _checks
 from gradreg._types import Parts
 from gradreg.jacobian.engine import DoubleBackward, Engine
+from gradreg.jacobian.forward import attached
 from gradreg.jacobian.linearization import Linearization
-from gradreg.jacobian.magnitude import Magnitude, SquaredL2
+from gradreg.jacobian.magnitude import Magnitude, SquaredL2, wide
 from gradreg.jacobian.projection import Full, Projection
-from gradreg.jacobian.site import Input, Site
+from gradreg.jacobian.site import Input, Site, given_tensors
 from gradreg.jacobian.target import Logits, Target, as_target
 from gradreg.penalties.base import Penalty, Seen
 
@@ -74,7 +75,7 @@ class JacobianPenalty(Penalty):
         at = self._linearize(seen)
         try:
             value = self._measure(at, seen)
-            if self.engine.rehearse and value.requires_grad:
+            if value.requires_grad:
                 _rehearse(value, at, self)
         except (RuntimeError, NotImplementedError) as error:
             explained = self.engine.explain(error)
@@ -87,8 +88,8 @@ class JacobianPenalty(Penalty):
         target = self._target(seen)
         if seen.forward is not None:
             return Linearization.of_pass(seen.forward, target, seen.y, self.site)
-        assert seen.tensors is not None
-        return Linearization.of_outputs(seen.outputs, seen.tensors, target, seen.y, self.site)
+        tensors = given_tensors(seen.x, self.site)
+        return Linearization.of_outputs(seen.outputs, tensors, target, seen.y, self.site)
 
     def _target(self, seen: Seen) -> Target:
         return self.target
@@ -141,6 +142,10 @@ def _project(reference: Tensor, at: Linearization, row: Parts, side: str) -> Ten
     return torch.einsum("bmn,bn->bm", matrix, vector).reshape(z.shape)
 
 
+class _Outputs:
+    """In the place of the model, where ``of(outputs, x)`` has none."""
+
+
 # What each model has passed; a model that is gone takes its entry along.
 _rehearsed: WeakKeyDictionary[Any, set[tuple[Any, ...]]] = WeakKeyDictionary()
 
@@ -151,15 +156,19 @@ def _rehearse(value: Tensor, at: Linearization, penalty: JacobianPenalty) -> Non
     An operation without a double backward shows itself only in the caller's own ``backward``, where its message could
     not be explained any more.
     """
-    owner = _owner(at.forward.model) if at.forward is not None else type(at.z.grad_fn)
+    owner = _owner(at.forward.model) if at.forward is not None else _Outputs
     kinds = (type(penalty.engine), type(penalty.target), type(penalty.magnitude), penalty.projection.side)
-    key = (kinds, penalty.site, getattr(owner, "training", None))
+    # Outputs without their model are known by the kinds of operations that made them.
+    state = getattr(owner, "training", None) if at.forward else frozenset(type(node) for node in _graph(at.z))
+    key = (kinds, penalty.site, state)
     try:
         passed = _rehearsed.setdefault(owner, set())
     except TypeError:  # no weak reference to be had: without memory a rehearsal would come at every step
         return
     if key in passed:
         return
+    if penalty.engine.repeats:
+        _check_repetition(at)
     leaves = list(at.tensors)
     if isinstance(owner, torch.nn.Module):
         leaves += [parameter for parameter in owner.parameters() if parameter.requires_grad]
@@ -169,6 +178,18 @@ def _rehearse(value: Tensor, at: Linearization, penalty: JacobianPenalty) -> Non
         marked = sorted({name for node in _graph(at.z) if (name := _once_differentiable(node))})
         raise RuntimeError(f"{' and '.join(marked) or 'an autograd.Function'} is marked @once_differentiable")
     passed.add(key)
+
+
+def _check_repetition(at: Linearization) -> None:
+    """Runs the model once more, unchanged: what comes out otherwise would be divided by a small step."""
+    z, again = wide(at.z.detach()), wide(at.elsewhere(attached, at.tensors).z.detach())
+    tolerance = 10 * torch.finfo(at.z.dtype).eps ** 0.5 * max(z.abs().max().item(), 1e-30)
+    if not torch.allclose(z, again, rtol=0, atol=tolerance, equal_nan=True):
+        raise ValueError(
+            f"the model returns something else when it is run again on the same inputs (off by up to "
+            f"{(z - again).abs().max():.2g}), so it keeps a state that gradreg cannot put back: a counter in forward, "
+            "random numbers of its own. Call model.eval(), or use engine=gr.DoubleBackward(), which runs it once."
+        )
 
 
 def _graph(value: Tensor) -> Iterator[Any]:

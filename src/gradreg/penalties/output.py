@@ -44,7 +44,9 @@ class ConfidencePenalty(_OutputPenalty):
     def value(self, seen: Seen) -> Tensor:
         """See `Penalty.value`."""
         log_p, dim = self._log_probabilities(seen)
-        return (log_p.exp() * log_p).sum(dim).mean()
+        # A class masked by a logit of -inf has p log p = 0, not 0 * -inf.
+        finite = log_p.clamp(min=torch.finfo(log_p.dtype).min)
+        return (log_p.exp() * finite).sum(dim).mean()
 
 
 class LabelSmoothing(_OutputPenalty):

@@ -1,6 +1,7 @@
 """The paper's regularizers: each a docstring over a composition of the five slots."""
 
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Literal
 
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -25,7 +26,7 @@ class DoubleBack(JacobianPenalty):
         weight: multiplies the mean; no hidden 1/2.
         loss: the loss to differentiate; by default that of the `Objective`, and cross-entropy for class indices where
             the penalty stands alone.
-        site, engine: see `JacobianPenalty`.
+        site, engine, name: see `JacobianPenalty`.
 
     Raises:
         ValueError: no labels; or no loss where labels are not class indices.
@@ -45,9 +46,12 @@ class DoubleBack(JacobianPenalty):
         loss: LossFunction | None = None,
         site: Site | None = None,
         engine: Engine | None = None,
+        name: str | None = None,
     ):
         self.loss = loss
-        super().__init__(weight, target=Loss(loss or cross_entropy), site=site, projection=Full(), engine=engine)
+        super().__init__(
+            weight, target=Loss(loss or cross_entropy), site=site, projection=Full(), engine=engine, name=name
+        )
 
     def _target(self, seen: Seen) -> Target:
         if self.loss is not None:
@@ -70,7 +74,7 @@ class JacReg(JacobianPenalty):
     Args:
         weight: multiplies the mean; no hidden 1/2.
         class_dim: the dimension of the classes; by default 1, except that 3-dimensional outputs ask for it.
-        site, engine: see `JacobianPenalty`.
+        site, engine, name: see `JacobianPenalty`.
 
     Example:
         >>> gr.JacReg(1.0)(model, x)
@@ -87,8 +91,11 @@ class JacReg(JacobianPenalty):
         class_dim: int | None = None,
         site: Site | None = None,
         engine: Engine | None = None,
+        name: str | None = None,
     ):
-        super().__init__(weight, target=Probabilities(class_dim), site=site, projection=Full(), engine=engine)
+        super().__init__(
+            weight, target=Probabilities(class_dim), site=site, projection=Full(), engine=engine, name=name
+        )
 
 
 class FrobReg(JacobianPenalty):
@@ -99,7 +106,7 @@ class FrobReg(JacobianPenalty):
 
     Args:
         weight: multiplies the mean; no hidden 1/2.
-        target, site, engine: see `JacobianPenalty`.
+        target, site, engine, name: see `JacobianPenalty`.
 
     Example:
         >>> gr.FrobReg(0.03)(model, x)
@@ -113,11 +120,12 @@ class FrobReg(JacobianPenalty):
         self,
         weight: float,
         *,
-        target: Target | Any = None,
+        target: Target | Callable[..., Tensor] | None = None,
         site: Site | None = None,
         engine: Engine | None = None,
+        name: str | None = None,
     ):
-        super().__init__(weight, target=target, site=site, projection=Full(), engine=engine)
+        super().__init__(weight, target=target, site=site, projection=Full(), engine=engine, name=name)
 
 
 class SpectReg(JacobianPenalty):
@@ -131,7 +139,7 @@ class SpectReg(JacobianPenalty):
         sphere: draw r on the sphere of radius sqrt(m) in place of N(0, I) (spherical SpectReg, unbiased as well).
         samples: number of rows for each example, averaged.
         per: "example" draws r for each example; "batch" one for all, as the paper's appendix A.
-        target, site, engine: see `JacobianPenalty`.
+        target, site, engine, name: see `JacobianPenalty`.
 
     Example:
         >>> objective = gr.Objective(torch.nn.functional.cross_entropy, gr.SpectReg(0.03))
@@ -150,9 +158,10 @@ class SpectReg(JacobianPenalty):
         sphere: bool = False,
         samples: int = 1,
         per: Literal["example", "batch"] = "example",
-        target: Target | Any = None,
+        target: Target | Callable[..., Tensor] | None = None,
         site: Site | None = None,
         engine: Engine | None = None,
+        name: str | None = None,
     ):
         kind = Sphere if sphere else Normal
-        super().__init__(weight, target=target, site=site, projection=kind(samples, per), engine=engine)
+        super().__init__(weight, target=target, site=site, projection=kind(samples, per), engine=engine, name=name)

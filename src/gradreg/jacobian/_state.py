@@ -1,0 +1,99 @@
+"""What layers take from a batch or keep between batches, recorded in one run and given to the others.
+
+Batch normalization takes means and variances from the batch; these, running averages, power iterations of a spectral
+norm and the like are kept in buffers. A second run must find all of them as the first one did, and leave no trace.
+"""
+
+import threading
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as hooks
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class LayerState:
+    """Buffers of every layer that a run calls, and batch statistics of batch normalization in training mode.
+
+    Layers are found as they are called, so a model inside a function is seen too. The statistics keep their graph:
+    the parameters in front of a layer shape them, and a difference of two runs must hold the same term twice for it to
+    cancel.
+    """
+
+    def __init__(self) -> None:
+        self._statistics: dict[nn.Module, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        self._buffers: dict[nn.Module, dict[str, Tensor]] = {}
+
+    @property
+    def couples_examples(self) -> bool:
+        """Whether a layer made the outputs of an example depend on the others."""
+        return bool(self._statistics)
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Keeps the buffers from before a layer's first call, and computes the statistics of each call."""
+        thread = threading.get_ident()
+
+        def keep(layer: nn.Module, args: Any) -> None:
+            if threading.get_ident() == thread and layer not in self._buffers:
+                self._buffers[layer] = {name: b.clone() for name, b in layer._buffers.items() if b is not None}
+
+        def measure(layer: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            if threading.get_ident() == thread and isinstance(layer, _BatchNorm) and _uses_batch(layer):
+                x = args[0] if args else kwargs["input"]
+                over = [d for d in range(x.ndim) if d != 1]
+                variance, mean = torch.var_mean(x, over, correction=0, keepdim=True)
+                self._statistics[layer].append((mean, variance))
+
+        handles = [
+            hooks.register_module_forward_pre_hook(keep),
+            hooks.register_module_forward_hook(measure, with_kwargs=True),
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @contextmanager
+    def reused(self) -> Iterator[None]:
+        """Runs the layers with what was recorded; afterwards their buffers are those that they had before."""
+        forwards = {layer: layer.__dict__.get("forward") for layer in self._statistics}
+        # The tensors themselves are exchanged: writing into them would spoil the graph of the first run.
+        buffers = {layer: dict(layer._buffers) for layer in self._buffers}
+        for layer, kept in self._buffers.items():
+            layer._buffers.update({name: buffer.clone() for name, buffer in kept.items()})
+        for layer, calls in self._statistics.items():
+            layer.forward = _fixed(layer, calls)  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            for layer, before in buffers.items():
+                layer._buffers.update(before)
+            for layer, forward in forwards.items():
+                if forward is None:
+                    del layer.__dict__["forward"]
+                else:
+                    layer.forward = forward  # type: ignore[method-assign]
+
+
+def _uses_batch(layer: _BatchNorm) -> bool:
+    return layer.training or layer.running_mean is None
+
+
+def _fixed(layer: nn.Module, calls: list[tuple[Tensor, Tensor]]) -> Any:
+    remaining = iter(calls)
+
+    def forward(input: Tensor) -> Tensor:
+        mean, variance = next(remaining)
+        y = (input - mean) * torch.rsqrt(variance + layer.eps)  # type: ignore[operator]
+        if layer.weight is None:
+            return y
+        shape = [1, -1, *[1] * (input.ndim - 2)]
+        return y * layer.weight.reshape(shape) + layer.bias.reshape(shape)  # type: ignore[operator, union-attr]
+
+    return forward

@@ -141,6 +141,69 @@ CASES: dict[str, tuple[Callable[[], Any], type[Exception], tuple[str, ...]]] = {
         ValueError,
         ("x is an inference tensor", "torch.no_grad instead", "x.clone()"),
     ),
+    "inference tensor that no site needs": (
+        lambda: spect(site=gr.Input("x"))(lambda t: net()(t["x"]), {"x": x(), "other": inference_tensor()}),
+        ValueError,
+        ("x['other'] is an inference tensor", "torch.no_grad instead"),
+    ),
+    "inference labels": (
+        lambda: objective()(net(), x(), inference_tensor()[:, :, 0]),
+        ValueError,
+        ("y is an inference tensor", "torch.no_grad instead", "y.clone()"),
+    ),
+    "inputs of another batch size": (
+        lambda: spect()(lambda t: net()(t["x"]) * t["scale"], {"x": x(), "scale": torch.ones(1, 3)}),
+        ValueError,
+        ("x['scale'] has shape (1, 3), but the batch has 4 examples", "site=gr.Input('x')"),
+    ),
+    "a name where there is one tensor": (
+        lambda: spect(site=gr.Input("image"))(net(), x()),
+        ValueError,
+        ("site=Input('image') names tensors of a tree", "the input is one tensor", "gr.Input()"),
+    ),
+    "a name twice": (lambda: gr.Hidden("a", "b", "a"), ValueError, ("Hidden got 'a' 2 times", "count it so often")),
+    "one submodule by two names": (
+        lambda: spect(site=gr.Hidden("0", "1"))(nn.Sequential(layer := nn.Linear(4, 4), layer), x()),
+        ValueError,
+        ("'0' and '1' are one submodule", "write one of them"),
+    ),
+    "of with a hidden site": (
+        lambda: spect(site=gr.Hidden("1")).of(net()(a := x().requires_grad_()), a),
+        ValueError,
+        ("cannot find the activations of '1'", "penalty(model, x)", "penalty.of(outputs, activations)"),
+    ),
+    "of without tensors": (lambda: spect().of(net()(x()), None), TypeError, ("NoneType and holds no tensor",)),
+    "a sum of nothing": (lambda: gr.PenaltySum([]), ValueError, ("a list of one penalty or more",)),
+    "a loss by its name": (
+        lambda: gr.DoubleBack(1.0, loss="cross_entropy"),  # type: ignore[arg-type]
+        TypeError,
+        ("Loss got 'cross_entropy'", "expected a function loss(outputs, y)"),
+    ),
+    "labels in a list": (
+        lambda: pen(projection=gr.LossDirection())(net(), x(), [0, 1, 2, 0]),
+        TypeError,
+        ("LossDirection got labels of type list", "torch.as_tensor(y)"),
+    ),
+    "sequences whose loss takes the wrong dimension": (
+        lambda: gr.DoubleBack(1.0)(nn.Linear(4, 5), x(), torch.zeros(4, 3).long()),
+        ValueError,
+        ("outputs of shape (4, 3, 5)", "labels of shape (4, 3)", "cross_entropy(z.movedim(2, 1), y)"),
+    ),
+    "tangents at several tensors": (
+        lambda: pen(projection=gr.Tangents(x()[None]))(nn.Bilinear(4, 4, 3), gr.Args(x(), x())),
+        ValueError,
+        ("Tangents needs a site of one tensor, got 2", "site=gr.Input('image')"),
+    ),
+    "gradients at several tensors": (
+        lambda: pen(magnitude=gr.DistanceToGradients(lambda x, y: y))(nn.Bilinear(4, 4, 3), gr.Args(x(), x()), x()),
+        ValueError,
+        ("DistanceToGradients needs a site of one tensor, got 2",),
+    ),
+    "the oracle at two submodules": (
+        lambda: gr.dense.jacobian(net(), x(), site=gr.Hidden("0", "1")),
+        ValueError,
+        ("dense.jacobian got site=Hidden('0', '1')", "gr.Hidden with one name"),
+    ),
     "a batch of 0": (
         lambda: objective()(net(), x()[:0], y()[:0]),
         ValueError,
@@ -379,6 +442,16 @@ def test_an_operation_without_double_backward_is_found_at_the_first_call_and_the
         value = gr.SpectReg(0.1, engine=gr.FiniteDifference())(model, x())
         value.backward()
         assert value > 0
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch.compile looks at it
+def test_a_compiled_model_is_named_and_served_by_finite_differences() -> None:
+    model = torch.compile(net(), backend="aot_eager")
+    with pytest.raises(
+        gr.UnsupportedOperationError, match=r"torch.compile has no double backward.*gr.FiniteDifference"
+    ):
+        gr.SpectReg(0.1)(model, x())
+    assert gr.SpectReg(0.1, engine=gr.FiniteDifference())(model, x()) > 0
 
 
 def test_a_failed_call_loses_nothing() -> None:

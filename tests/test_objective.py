@@ -57,6 +57,34 @@ def test_doubleback_differentiates_the_objectives_own_loss() -> None:
         torch.testing.assert_close(term.detach(), expected, rtol=1e-12, atol=0)
 
 
+def test_doubleback_adds_the_terms_of_an_example_where_the_loss_does() -> None:
+    model, x = build("softplus"), batch()[0]
+    y = torch.rand(3, 4, dtype=torch.float64).softmax(1)
+
+    def divergence(z: Tensor, y: Tensor) -> Tensor:
+        return nn.functional.kl_div(z.log_softmax(1), y, reduction="none").sum(1)
+
+    expected = gr.DoubleBack(1.0, loss=divergence)(model, x, y)
+    for loss in (nn.KLDivLoss(reduction="batchmean"), nn.KLDivLoss(reduction="sum")):
+        found = gr.Objective(loss, gr.DoubleBack(1.0))(lambda x: model(x).log_softmax(1), x, y)
+        torch.testing.assert_close(found.terms["doubleback"], expected, rtol=1e-9, atol=0)
+
+
+def test_a_task_may_pair_outputs_and_labels_of_other_sizes() -> None:
+    """Contrastive losses and the like; only penalties that need labels ask for one entry per example."""
+    model, (x, _) = build("softplus"), batch(4)
+    loss = gr.Objective(lambda z, pairs: (z[pairs[:, 0]] - z[pairs[:, 1]]).square().mean(), gr.SpectReg(0.1))
+    assert loss(model, x, torch.tensor([[0, 1], [2, 3]])).total > 0
+
+
+def test_a_target_function_of_labels_is_left_out_for_unlabelled_inputs() -> None:
+    model, (x, y) = build("softplus"), batch()
+    penalty = gr.JacobianPenalty(0.1, target=lambda z, y: z.gather(1, y[:, None]))
+    result = gr.Objective(cross_entropy, penalty)(model, x, y, unlabeled=torch.randn_like(x))
+    expected = gr.JacobianPenalty(0.1, projection=gr.TrueClass())(model, x, y)
+    torch.testing.assert_close(result.terms["jacobianpenalty"], expected)
+
+
 def test_unlabelled_inputs_join_the_penalties_that_need_no_labels() -> None:
     """The mean over labelled and unlabelled examples together; DoubleBack and the task see the labelled ones alone."""
     model, (x, y) = build("softplus"), batch(3)

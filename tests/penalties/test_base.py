@@ -57,6 +57,32 @@ def test_of_takes_hidden_activations_that_the_caller_holds() -> None:
     torch.testing.assert_close(found, gr.FrobReg(0.1, site=gr.Hidden("stem"))(model, x), rtol=1e-9, atol=0)
 
 
+def test_of_differentiates_by_the_inputs_that_the_site_names_alone() -> None:
+    model = nn.Bilinear(2, 3, 4).double()
+    a, b = torch.randn(5, 2).double().requires_grad_(), torch.randn(5, 3).double().requires_grad_()
+    for name in ("0", "1"):
+        penalty = gr.FrobReg(0.1, site=gr.Input(name))
+        found = penalty.of(model(a, b), (a, b))
+        torch.testing.assert_close(found, penalty(model, gr.Args(a, b)), rtol=1e-12, atol=0)
+
+
+def test_of_takes_trees_with_tensors_that_have_no_gradient() -> None:
+    layer, code = nn.Linear(3, 4).double(), torch.randint(5, (5,))
+    a = torch.randn(5, 3).double().requires_grad_()
+    value = gr.FrobReg(0.1).of(layer(a) + code[:, None], {"image": a, "code": code})
+    torch.testing.assert_close(value, 0.1 * layer.weight.square().sum())
+
+
+def test_python_sums_penalties() -> None:
+    total = sum([gr.FrobReg(0.1), gr.ConfidencePenalty(0.5), gr.LabelSmoothing(1.0)])
+    assert repr(total) == "FrobReg(0.1) + ConfidencePenalty(0.5) + LabelSmoothing(1)"
+
+
+def test_presets_take_a_name() -> None:
+    deep = gr.SpectReg(0.1, site=gr.Hidden("stem"), name="deep")
+    assert list(gr.Objective(nn.functional.cross_entropy, gr.SpectReg(0.1), deep).penalties) == ["spectreg", "deep"]
+
+
 def test_the_input_of_the_caller_is_left_alone() -> None:
     model, (x, _) = build("softplus"), batch()
     before = x.clone()

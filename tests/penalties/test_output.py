@@ -25,6 +25,14 @@ def test_confidence_penalty_runs_from_minus_log_c_to_zero() -> None:
     assert gr.ConfidencePenalty(1.0).of(sure, None).item() == 0.0
 
 
+def test_confidence_penalty_of_a_masked_class_is_that_of_the_others() -> None:
+    z = outputs(5, 4)
+    masked = torch.cat([z, torch.full((5, 1), -torch.inf, dtype=torch.float64)], 1)
+    found = gr.ConfidencePenalty(1.0).of(masked, None)
+    torch.testing.assert_close(found, gr.ConfidencePenalty(1.0).of(z, None))
+    assert torch.isfinite(torch.autograd.grad(found, z)[0]).all()
+
+
 def test_label_smoothing_has_the_gradient_of_smoothed_cross_entropy() -> None:
     """(1 + w) times torch's label_smoothing = w / (1 + w), up to the constant log C."""
     z, y, alpha = outputs(5, 4), torch.randint(4, (5,)), 0.1

@@ -19,12 +19,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 class LayerState:
     """Buffers of every layer that a run calls, and batch statistics of batch normalization in training mode.
 
-    Layers are found as they are called, so a model inside a function is seen too. The statistics keep their graph:
-    the parameters in front of a layer shape them, and a difference of two runs must hold the same term twice for it to
-    cancel.
+    The layers of a function are found as they are called. The statistics keep their graph: the parameters in front of
+    a layer shape them, and a difference of two runs must hold the same term twice for it to cancel.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, model: Any) -> None:
+        self._layers = list(model.modules()) if isinstance(model, nn.Module) else None
         self._statistics: dict[nn.Module, list[tuple[Tensor, Tensor]]] = defaultdict(list)
         self._buffers: dict[nn.Module, dict[str, Tensor]] = {}
 
@@ -36,28 +36,47 @@ class LayerState:
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Keeps the buffers from before a layer's first call, and computes the statistics of each call."""
-        thread = threading.get_ident()
-
-        def keep(layer: nn.Module, args: Any) -> None:
-            if threading.get_ident() == thread and layer not in self._buffers:
-                self._buffers[layer] = {name: b.clone() for name, b in layer._buffers.items() if b is not None}
-
-        def measure(layer: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            if threading.get_ident() == thread and isinstance(layer, _BatchNorm) and _uses_batch(layer):
-                x = args[0] if args else kwargs["input"]
-                over = [d for d in range(x.ndim) if d != 1]
-                variance, mean = torch.var_mean(x, over, correction=0, keepdim=True)
-                self._statistics[layer].append((mean, variance))
-
-        handles = [
-            hooks.register_module_forward_pre_hook(keep),
-            hooks.register_module_forward_hook(measure, with_kwargs=True),
-        ]
+        if self._layers is None:
+            handles = self._watch_all()
+        else:
+            for layer in self._layers:
+                self._keep(layer)
+            normalizing = [layer for layer in self._layers if isinstance(layer, _BatchNorm) and _uses_batch(layer)]
+            handles = [layer.register_forward_hook(self._measure, with_kwargs=True) for layer in normalizing]
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
+
+    def _watch_all(self) -> list[Any]:
+        """Hooks on every layer of the process; not for modules, whose compiled form warns of them."""
+        thread, met = threading.get_ident(), set[nn.Module]()
+
+        def before(layer: nn.Module, args: Any) -> None:
+            if threading.get_ident() == thread and layer not in met:
+                met.add(layer)
+                self._keep(layer)
+
+        def after(layer: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            if threading.get_ident() == thread and isinstance(layer, _BatchNorm) and _uses_batch(layer):
+                self._measure(layer, args, kwargs, output)
+
+        return [
+            hooks.register_module_forward_pre_hook(before),
+            hooks.register_module_forward_hook(after, with_kwargs=True),
+        ]
+
+    def _keep(self, layer: nn.Module) -> None:
+        buffers = {name: buffer.clone() for name, buffer in layer._buffers.items() if buffer is not None}
+        if buffers:
+            self._buffers[layer] = buffers
+
+    def _measure(self, layer: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        x = args[0] if args else kwargs["input"]
+        over = [d for d in range(x.ndim) if d != 1]
+        variance, mean = torch.var_mean(x, over, correction=0, keepdim=True)
+        self._statistics[layer].append((mean, variance))
 
     @contextmanager
     def reused(self) -> Iterator[None]:

@@ -44,7 +44,7 @@ class ForwardPass:
         self._modules = _find(model, [s for s in wanted if isinstance(s, sites.Hidden)])
         paths = {path for s in wanted if isinstance(s, sites.Input) for path in s.select(x)}
         self._random = _RandomState.of(x, model) if repeatable else None
-        self._state = LayerState() if repeatable else None
+        self._state = LayerState(model) if repeatable else None
         leaves: dict[str, Tensor] = {}
 
         def differentiable(path: str, tensor: Tensor) -> Tensor:

@@ -252,6 +252,36 @@ def test_a_failure_in_the_middle_leaves_no_trace() -> None:
     with pytest.raises(RuntimeError, match="in the middle"):
         penalty(gr.ForwardMode(), model, torch.randn(5, 4, dtype=torch.float64))
     assert "forward" not in model.norm.__dict__
-    assert not torch.nn.modules.module._global_forward_pre_hooks
-    assert not torch.nn.modules.module._global_forward_hooks
+    assert not model.norm._forward_pre_hooks
     assert torch.is_grad_enabled()
+
+
+def test_the_hooks_that_watch_a_function_are_gone_afterwards() -> None:
+    layer = nn.BatchNorm1d(4).double()
+    x = torch.randn(5, 4, dtype=torch.float64)
+
+    def fails(x: Tensor) -> Tensor:
+        raise RuntimeError("in the middle")
+
+    penalty(gr.ForwardMode(), lambda x: layer(x) ** 2, x, owner=layer)
+    with pytest.raises(RuntimeError, match="in the middle"):
+        penalty(gr.ForwardMode(), fails, x, owner=layer)
+    assert not torch.nn.modules.module._has_any_global_hook()
+
+
+class ByName(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.tanh(self.norm(input=self.first(x))))
+
+
+def test_batch_norm_that_gets_its_input_by_name() -> None:
+    torch.manual_seed(1)
+    model, x = ByName().double(), torch.randn(5, 4, dtype=torch.float64)
+    one_sided, exact = penalty(gr.FiniteDifference(1e-5), model, x), penalty(gr.ForwardMode(), model, x)
+    assert_equal(one_sided, exact, 1e-3)
+    with pytest.raises(ValueError, match=r"BatchNorm1d is called with its input by name.*Pass the torch.nn.Module"):
+        penalty(gr.ForwardMode(), lambda x: model(x) * 1, x, owner=model)

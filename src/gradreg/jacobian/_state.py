@@ -6,7 +6,7 @@ norm and the like are kept in buffers. A second run must find all of them as the
 
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,7 +42,7 @@ class LayerState:
             for layer in self._layers:
                 self._keep(layer)
             normalizing = [layer for layer in self._layers if isinstance(layer, _BatchNorm) and _uses_batch(layer)]
-            handles = [layer.register_forward_hook(self._measure, with_kwargs=True) for layer in normalizing]
+            handles = [layer.register_forward_pre_hook(self._measure, with_kwargs=True) for layer in normalizing]
         try:
             yield
         finally:
@@ -53,27 +53,29 @@ class LayerState:
         """Hooks on every layer of the process; not for modules, whose compiled form warns of them."""
         thread, met = threading.get_ident(), set[nn.Module]()
 
-        def before(layer: nn.Module, args: Any) -> None:
-            if threading.get_ident() == thread and layer not in met:
+        def watch(layer: nn.Module, args: tuple[Any, ...]) -> None:
+            if threading.get_ident() != thread:
+                return
+            if layer not in met:
                 met.add(layer)
                 self._keep(layer)
+            if isinstance(layer, _BatchNorm) and _uses_batch(layer):
+                if not args:  # such hooks see positional arguments alone
+                    raise ValueError(
+                        f"{type(layer).__name__} is called with its input by name, within a function as the model, "
+                        "where its batch statistics cannot be seen. Pass the torch.nn.Module itself as the model."
+                    )
+                self._measure(layer, args)
 
-        def after(layer: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            if threading.get_ident() == thread and isinstance(layer, _BatchNorm) and _uses_batch(layer):
-                self._measure(layer, args, kwargs, output)
-
-        return [
-            hooks.register_module_forward_pre_hook(before),
-            hooks.register_module_forward_hook(after, with_kwargs=True),
-        ]
+        return [hooks.register_module_forward_pre_hook(watch)]
 
     def _keep(self, layer: nn.Module) -> None:
         buffers = {name: buffer.clone() for name, buffer in layer._buffers.items() if buffer is not None}
         if buffers:
             self._buffers[layer] = buffers
 
-    def _measure(self, layer: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        x = args[0] if args else kwargs["input"]
+    def _measure(self, layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> None:
+        x = args[0] if args else (kwargs or {})["input"]
         over = [d for d in range(x.ndim) if d != 1]
         variance, mean = torch.var_mean(x, over, correction=0, keepdim=True)
         self._statistics[layer].append((mean, variance))

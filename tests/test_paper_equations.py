@@ -31,29 +31,29 @@ def at() -> Point:
     return Point()
 
 
-def same(a: Tensor, b: Tensor) -> None:
+def assert_same(a: Tensor, b: Tensor) -> None:
     torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-15)
 
 
 def test_equation_1_probabilities_from_logits(at: Point) -> None:
-    same(at.probabilities, at.softmax @ at.logits)
+    assert_same(at.probabilities, at.softmax @ at.logits)
 
 
 def test_equation_2_loss_from_probabilities(at: Point) -> None:
-    same(at.loss, at.xent @ at.probabilities)
+    assert_same(at.loss, at.xent @ at.probabilities)
 
 
 def test_equation_3_loss_from_logits_through_both(at: Point) -> None:
-    same(at.loss, at.xent @ at.softmax @ at.logits)
+    assert_same(at.loss, at.xent @ at.softmax @ at.logits)
 
 
 def test_equation_4_with_the_true_class_written_out(at: Point) -> None:
     pt = at.p.gather(1, at.y[:, None])[:, :, None]
-    same(at.loss, (-1 / pt) * (pt * (at.hot - at.p)[:, None]) @ at.logits)
+    assert_same(at.loss, (-1 / pt) * (pt * (at.hot - at.p)[:, None]) @ at.logits)
 
 
 def test_equation_5_the_gradient_of_the_loss_is_a_projection_of_the_logits_jacobian(at: Point) -> None:
-    same(at.loss, (at.p - at.hot)[:, None] @ at.logits)
+    assert_same(at.loss, (at.p - at.hot)[:, None] @ at.logits)
 
 
 @pytest.mark.parametrize("engine", [gr.DoubleBackward(), gr.ForwardMode()], ids=repr)
@@ -62,7 +62,7 @@ def test_equation_5_as_penalties(at: Point, engine: gr.Engine) -> None:
     parameters = list(at.model.parameters())
     a = gr.DoubleBack(2.0, engine=engine)(at.model, at.x, at.y)
     b = gr.JacobianPenalty(2.0, projection=gr.LossDirection(), engine=engine)(at.model, at.x, at.y)
-    same(a, b)
+    assert_same(a, b)
     for ga, gb in zip(
         torch.autograd.grad(a, parameters, allow_unused=True),
         torch.autograd.grad(b, parameters, allow_unused=True),
@@ -87,8 +87,8 @@ def test_section_2_2_frobreg_of_a_linear_layer_is_weight_decay() -> None:
     layer = torch.nn.Linear(7, 5).double()
     x = torch.randn(4, 7, dtype=torch.float64)
     value = gr.FrobReg(1.0)(layer, x)
-    same(value, layer.weight.square().sum())
-    same(torch.autograd.grad(value, layer.weight)[0], 2 * layer.weight)
+    assert_same(value, layer.weight.square().sum())
+    assert_same(torch.autograd.grad(value, layer.weight)[0], 2 * layer.weight)
 
 
 def test_section_2_2_layer_norms_bound_frobreg_of_a_relu_net() -> None:
@@ -116,4 +116,4 @@ def test_appendix_a_one_row_for_the_whole_batch() -> None:
     row = torch.randn(1, 4, generator=Generator().manual_seed(6), dtype=torch.float64)
     gradient = torch.autograd.grad((model(leaf) * row).sum(), leaf)[0]
     found = gr.SpectReg(1.0, per="batch")(model, x, generator=Generator().manual_seed(6))
-    same(found.detach(), gradient.flatten(1).square().sum(1).mean())
+    assert_same(found.detach(), gradient.flatten(1).square().sum(1).mean())

@@ -17,7 +17,7 @@ def softplus_net() -> nn.Module:
 
 
 def lenet() -> nn.Module:
-    """Convolution, max pooling, ReLU on 8x8 images: LeNet-5's layers."""
+    """Convolution, max pooling, ReLU on 8x8 images: LeNet-5's kinds of layer, smaller."""
     return nn.Sequential(
         nn.Conv2d(1, 6, 5, padding=2),
         nn.ReLU(),

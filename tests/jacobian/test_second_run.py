@@ -93,12 +93,31 @@ def test_operations_whose_forward_rule_is_wrong_are_refused(function: Callable[[
 
     model, x = Between(volume).double(), torch.randn(2, 3, 8, dtype=torch.float64)
     with pytest.raises(
-        gr.UnsupportedOperationError, match=r"det has a forward-mode rule .* Use engine=gr.DoubleBackward"
+        gr.UnsupportedOperationError, match=r"(?i)det has a forward-mode rule .* Use engine=gr.DoubleBack"
     ):
         penalty(gr.ForwardMode(), model, x)
     assert_equal(
         penalty(gr.FiniteDifference(1e-5, central=True), model, x), penalty(gr.DoubleBackward(), model, x), 1e-5
     )
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.jit.script
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.jit.script(nn.LayerNorm(8)),
+        lambda: torch.jit.script(nn.InstanceNorm1d(3)),
+        lambda: lambda h: torch.native_layer_norm(h, (8,), None, None, 1e-5)[0],
+        lambda: lambda h: torch.instance_norm(h, None, None, None, None, True, 0.1, 1e-5, False),
+        lambda: lambda h: torch.linalg.solve(h @ h.mT + torch.eye(3).double(), h),
+    ],
+    ids=["scripted layer norm", "scripted instance norm", "native layer norm", "native instance norm", "solve"],
+)
+def test_no_other_way_leads_into_a_wrong_forward_rule(make: Callable[[], Any]) -> None:
+    """They go past what `torch.nn.functional` offers to replace; the graph still shows them."""
+    model, x = Between(make()).double(), torch.randn(2, 3, 8, dtype=torch.float64)
+    with pytest.raises(gr.UnsupportedOperationError, match=r"forward-mode rule with a wrong parameter gradient"):
+        penalty(gr.ForwardMode(), model, x)
 
 
 @pytest.mark.parametrize("engine", AGAIN, ids=["forward", "difference"])

@@ -9,6 +9,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import gradreg as gr
+from gradreg.models import LeNet5
 
 RELATIVE = 1e-9
 EXACT = [gr.DoubleBackward(), gr.ForwardMode()]
@@ -78,6 +79,18 @@ def test_preset_at_a_hidden_site_equals_dense_oracle(preset: str, engine: gr.Eng
     make, direct = PRESETS[preset]
     found = make(0.7, engine=engine, site=site)(model, x, y, generator=generator())
     assert_same(found, 0.7 * direct(model, x, y, site), model)
+
+
+@pytest.mark.parametrize("engine", EXACT, ids=repr)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_preset_on_lenet5_equals_dense_oracle(preset: str, engine: gr.Engine) -> None:
+    """The paper's own network, of 61706 parameters on images of 28 x 28; dropout is off, which the oracle asks for."""
+    torch.manual_seed(7)
+    model = LeNet5().double().eval()
+    x, y = torch.randn(2, 1, 28, 28, dtype=torch.float64), torch.tensor([3, 8])
+    make, direct = PRESETS[preset]
+    found = make(0.7, engine=engine)(model, x, y, generator=generator())
+    assert_same(found, 0.7 * direct(model, x, y, gr.Input()), model)
 
 
 def projected(projection: gr.Projection, full: Tensor, z: Tensor, y: Tensor) -> Tensor:

@@ -2,11 +2,12 @@
 
 torch's forward-mode rules of some operations forget the graph of what they saved (means and deviations of a layer
 norm, factors of a matrix): the tangent is right and its parameter gradient is silently wrong (torch 2.13). A layer norm
-and an instance norm are therefore composed of simpler operations; the others are refused. Batch normalization called
-as a function has no place to keep its statistics in, so no second run can hold them fixed.
+and an instance norm are therefore composed of simpler operations; what is left of such operations (the others, or a
+layer norm within a scripted module) is found in the graph of a run and refused. Batch normalization called as a
+function has no place to keep its statistics in, so no second run can hold them fixed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -39,13 +40,40 @@ class SecondRun(TorchFunctionMode):
                 "hold fixed. Use engine=gr.DoubleBackward(), the layer torch.nn.BatchNorm2d, or model.eval()."
             )
         if self.tangents:
-            if func in _WRONG:
-                raise UnsupportedOperationError(
-                    f"{func.__name__} has a forward-mode rule whose parameter gradient is wrong in torch, which "
-                    "engine=ForwardMode() needs. Use engine=gr.DoubleBackward() or engine=gr.FiniteDifference()."
-                )
             func = _COMPOSED.get(func, func)
         return func(*args, **kwargs)
+
+
+def graph(value: Tensor) -> Iterator[Any]:
+    """The nodes of a tensor's graph, each once."""
+    waiting, met = [value.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in met:
+            met.add(node)
+            waiting.extend(below for below, _ in node.next_functions)
+            yield node
+
+
+def refuse_wrong_rules(second: Tensor, first: Tensor) -> None:
+    """Looks for operations whose forward-mode rule is wrong.
+
+    Args:
+        second: result of a second run with tangents, whose graph is looked through.
+        first: that of the first run, whose own operations carry no tangents; recorded statistics lead back to them.
+
+    Raises:
+        UnsupportedOperationError: names the operation.
+    """
+    for node in set(graph(second)) - set(graph(first)):
+        name = node.name().removesuffix("Backward0")
+        # Batch normalization with fixed statistics is right.
+        if name in _WRONG or (name in _BATCH_NORMS and getattr(node, "_saved_training", True)):
+            raise UnsupportedOperationError(
+                f"{name} has a forward-mode rule with a wrong parameter gradient in torch, so engine=ForwardMode() "
+                "cannot serve it. Use engine=gr.DoubleBackward() or engine=gr.FiniteDifference(); layer and instance "
+                "norms work as torch.nn layers that are not scripted."
+            )
 
 
 def _training(
@@ -81,7 +109,5 @@ def _normalized(x: Tensor, over: range, eps: float) -> Tensor:
 
 
 _COMPOSED = {F.layer_norm: _layer_norm, torch.layer_norm: _layer_norm, F.instance_norm: _instance_norm}
-_WRONG = frozenset(
-    {torch.linalg.solve, torch.linalg.solve_ex, torch.linalg.det, torch.linalg.slogdet, torch.logdet, torch.det}
-    | {torch.slogdet, torch.Tensor.det, torch.Tensor.slogdet, torch.Tensor.logdet}
-)
+_WRONG = frozenset({"NativeLayerNorm", "LinalgSolveEx", "LinalgDet", "LinalgSlogdet"})
+_BATCH_NORMS = frozenset({"NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm"})

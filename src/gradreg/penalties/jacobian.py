@@ -1,7 +1,7 @@
 """`JacobianPenalty`: one choice for each of the five slots."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -10,7 +10,8 @@ from torch import Tensor
 
 from gradreg import _checks
 from gradreg._types import Parts
-from gradreg.jacobian.engine import DoubleBackward, Engine
+from gradreg.jacobian._composed import graph, refuse_wrong_rules
+from gradreg.jacobian.engine import DoubleBackward, Engine, ForwardMode
 from gradreg.jacobian.forward import attached
 from gradreg.jacobian.linearization import Linearization
 from gradreg.jacobian.magnitude import Magnitude, SquaredL2, wide
@@ -159,7 +160,7 @@ def _rehearse(value: Tensor, at: Linearization, penalty: JacobianPenalty) -> Non
     owner = _owner(at.forward.model) if at.forward is not None else _Outputs
     kinds = (type(penalty.engine), type(penalty.target), type(penalty.magnitude), penalty.projection.side)
     # Outputs without their model are known by the kinds of operations that made them.
-    state = getattr(owner, "training", None) if at.forward else frozenset(type(node) for node in _graph(at.z))
+    state = getattr(owner, "training", None) if at.forward else frozenset(type(node) for node in graph(at.z))
     key = (kinds, penalty.site, state)
     try:
         passed = _rehearsed.setdefault(owner, set())
@@ -168,21 +169,24 @@ def _rehearse(value: Tensor, at: Linearization, penalty: JacobianPenalty) -> Non
     if key in passed:
         return
     if penalty.engine.repeats:
-        _check_repetition(at)
+        _check_repetition(at, tangents=isinstance(penalty.engine, ForwardMode))
     leaves = list(at.tensors)
     if isinstance(owner, torch.nn.Module):
         leaves += [parameter for parameter in owner.parameters() if parameter.requires_grad]
     torch.autograd.grad(value, leaves, retain_graph=True, allow_unused=True)
     # autograd.grad walks around such a function's error, backward() does not.
-    if any(node.name().endswith("::Error") for node in _graph(value)):
-        marked = sorted({name for node in _graph(at.z) if (name := _once_differentiable(node))})
+    if any(node.name().endswith("::Error") for node in graph(value)):
+        marked = sorted({name for node in graph(at.z) if (name := _once_differentiable(node))})
         raise RuntimeError(f"{' and '.join(marked) or 'an autograd.Function'} is marked @once_differentiable")
     passed.add(key)
 
 
-def _check_repetition(at: Linearization) -> None:
+def _check_repetition(at: Linearization, *, tangents: bool) -> None:
     """Runs the model once more, unchanged: what comes out otherwise would be divided by a small step."""
-    z, again = wide(at.z.detach()), wide(at.elsewhere(attached, at.tensors).z.detach())
+    repeated = at.elsewhere(attached, at.tensors, tangents=tangents).z
+    if tangents:
+        refuse_wrong_rules(repeated, at.z)
+    z, again = wide(at.z.detach()), wide(repeated.detach())
     tolerance = 10 * torch.finfo(at.z.dtype).eps ** 0.5 * max(z.abs().max().item(), 1e-30)
     if not torch.allclose(z, again, rtol=0, atol=tolerance, equal_nan=True):
         raise ValueError(
@@ -190,17 +194,6 @@ def _check_repetition(at: Linearization) -> None:
             f"{(z - again).abs().max():.2g}), so it keeps a state that gradreg cannot put back: a counter in forward, "
             "random numbers of its own. Call model.eval(), or use engine=gr.DoubleBackward(), which runs it once."
         )
-
-
-def _graph(value: Tensor) -> Iterator[Any]:
-    """The nodes of a graph, each once."""
-    waiting, met = [value.grad_fn], set()
-    while waiting:
-        node = waiting.pop()
-        if node is not None and node not in met:
-            met.add(node)
-            waiting.extend(below for below, _ in node.next_functions)
-            yield node
 
 
 def _once_differentiable(node: Any) -> str | None:

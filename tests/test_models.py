@@ -1,6 +1,7 @@
 """The networks: sizes, shapes, and the distribution that their weights are drawn from."""
 
 import copy
+import doctest
 from collections.abc import Callable
 from math import sqrt
 from typing import Any
@@ -9,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gradreg.models import LeNet5, SmallCNN, initialize
+from gradreg import models
+from gradreg.models import MLP, ConvNet, LeNet5, SmallCNN, initialize
 
 # The variance of each layer's weights, counted by hand: fans are the connections of one unit, 4 or 2 over their sum.
 LENET_VARIANCES = {
@@ -106,6 +108,81 @@ def test_without_regularization_training_and_evaluation_agree() -> None:
     assert torch.equal(model.train()(x), model.eval()(x))
     dropping = LeNet5("dropout")
     assert not torch.equal(dropping.train()(x), dropping.eval()(x))
+
+
+# --- networks for any data --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "size", [8, 9, 15, 16, 28, 31, 32, 47, 48, 49, 50, 51, 64, 96, 100, (8, 30), (70, 20), (60, 48)]
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_convolutional_network_takes_any_size(size: int | tuple[int, int], channels: int) -> None:
+    sides = (size, size) if isinstance(size, int) else size
+    model, x = ConvNet(channels, size, classes=5, width=4).eval(), torch.randn(3, channels, *sides)
+    assert 4 <= min(model.features(x).shape[2:]) <= 7
+    z = model(x)
+    assert z.shape == (3, 5)
+    torch.testing.assert_close(model(x[1:2]), z[1:2], rtol=1e-4, atol=1e-5)
+
+
+def test_the_convolutional_networks_stages_double_up_to_four_times_the_width() -> None:
+    def widths(size: int) -> list[tuple[int, int]]:
+        layers = [layer for layer in ConvNet(3, size, 10, width=8).features if isinstance(layer, nn.Conv2d)]
+        return [(layer.out_channels, layer.kernel_size[0]) for layer in layers]
+
+    assert widths(8) == [(8, 3)]
+    assert widths(32) == [(8, 3), (16, 3), (32, 3)]
+    assert widths(47) == [(8, 3), (16, 3), (32, 3)]
+    assert widths(64) == [(8, 5), (16, 3), (32, 3)]
+    assert widths(256) == [(8, 5), (16, 3), (32, 3), (32, 3), (32, 3)]
+    expected = (3 * 9 * 32 + 32) + (32 * 9 * 64 + 64) + (64 * 9 * 128 + 128) + (128 * 10 + 10)
+    assert parameters(ConvNet(3, 32, 10)) == expected
+
+
+@pytest.mark.parametrize(("hidden", "layers"), [(0, 1), (1, 2), (2, 3), (3, 4)])
+def test_the_dense_network_has_the_layers_asked_for_and_flattens(hidden: int, layers: int) -> None:
+    model = MLP(12, classes=3, width=7, hidden=hidden)
+    assert sum(isinstance(layer, nn.Linear) for layer in model.modules()) == layers
+    x = torch.randn(4, 3, 2, 2)
+    assert model(x).shape == (4, 3)
+    assert torch.equal(model(x), model(x.flatten(1)))
+
+
+def test_networks_for_any_data_have_zero_biases_and_the_scripts_variance() -> None:
+    for model in (ConvNet(3, 64, 10), MLP(100, 10)):
+        for module in model.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                fans = sum(nn.init._calculate_fan_in_and_fan_out(module.weight))
+                bound = sqrt(3 * (4 if isinstance(module, nn.Conv2d) else 2) / fans)
+                assert 0.9 * bound < module.weight.abs().max() <= bound * (1 + 1e-6)
+                assert module.bias is not None
+                assert module.bias.abs().max() == 0
+    assert any(p.ndim == 1 and p.abs().max() > 0 for p in ConvNet(1, 8, 2, initialization="torch").parameters())
+    assert any(p.ndim == 1 and p.abs().max() > 0 for p in MLP(8, 2, initialization="torch").parameters())
+
+
+@pytest.mark.parametrize("kind", [ConvNet, MLP])
+def test_examples_of_networks_run(kind: type[nn.Module]) -> None:
+    examples = doctest.DocTestParser().get_examples(kind.__doc__ or "")
+    assert examples
+    for example in examples:
+        assert repr(eval(example.source, {**vars(models), "torch": torch})) == example.want.strip()
+
+
+def test_networks_for_any_data_refuse_what_they_cannot_take() -> None:
+    with pytest.raises(
+        ValueError, match=r"^ConvNet got size=7; expected sides of at least 8\. Enlarge the images or use"
+    ):
+        ConvNet(3, 7, 10)
+    with pytest.raises(ValueError, match=r"^ConvNet got size=\(32, 4\); expected sides of at least 8"):
+        ConvNet(3, (32, 4), 10)
+    with pytest.raises(ValueError, match=r"^ConvNet got channels=0; expected a whole number >= 1"):
+        ConvNet(0, 32, 10)
+    with pytest.raises(ValueError, match=r"^MLP got hidden=-1; expected a whole number >= 1"):
+        MLP(3, 10, hidden=-1)
+    with pytest.raises(ValueError, match=r"^MLP got width=0; expected a whole number >= 1"):
+        MLP(3, 10, width=0)
 
 
 # --- initialization ---------------------------------------------------------------------------------------------------

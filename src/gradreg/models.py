@@ -1,6 +1,7 @@
-"""The networks of the studies: LeNet-5 as in the paper, and a small convolutional net for 8 x 8 digits."""
+"""The networks of the studies: LeNet-5 as in the paper, a small one for 8 x 8 digits, and two for one's own data."""
 
 import math
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -96,6 +97,110 @@ class SmallCNN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, classes) of images (B, 1, 8, 8)."""
+        return self.layers(x)
+
+
+class ConvNet(nn.Module):
+    """Convolutions with ReLU and 2 x 2 max pooling, for images of any size from 8 x 8 on.
+
+    Each stage halves the sides and doubles the channels up to four times the first width, until the shorter side is
+    4 to 7; then the mean over all places, and a dense layer. Convolutions are 3 x 3; where the shorter side is 48 or
+    more, the first is 5 x 5 with stride 2, which keeps a step on 64 x 64 images about as cheap as one on 32 x 32. There
+    is no batch normalization, which would couple the examples of a batch.
+
+    Args:
+        channels: of the images.
+        size: their side, or height and width.
+        classes: number of outputs.
+        width: channels of the first stage.
+        initialization: "scripts" or "torch", as for `LeNet5`.
+
+    Shapes: (B, channels, H, W) to logits (B, classes).
+
+    Raises:
+        ValueError: images smaller than 8, or arguments that are not whole numbers of at least 1.
+
+    Example:
+        >>> ConvNet(3, 32, classes=10)(torch.randn(5, 3, 32, 32)).shape
+        torch.Size([5, 10])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        size: int | tuple[int, int],
+        classes: int,
+        width: int = 32,
+        initialization: Initialization = "scripts",
+    ):
+        for value, name in ((channels, "channels"), (classes, "classes"), (width, "width")):
+            _checks.positive_integer(value, name, "ConvNet")
+        side = size if isinstance(size, int) else min(size)
+        if side < 8:
+            raise ValueError(f"ConvNet got size={size!r}; expected sides of at least 8. Enlarge the images or use MLP.")
+        super().__init__()
+        layers: list[nn.Module] = []
+        given, made = channels, width
+        while side >= 8:
+            stem = not layers and side >= 48
+            layers.append(
+                nn.Conv2d(given, made, 5, stride=2, padding=2) if stem else nn.Conv2d(given, made, 3, padding=1)
+            )
+            # The same as ReLU before pooling, on a quarter of the numbers.
+            layers += [nn.MaxPool2d(2), nn.ReLU()]
+            side = (side + 1) // 2 // 2 if stem else side // 2
+            given, made = made, min(2 * made, 4 * width)
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(given, classes))
+        initialize(self, initialization)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, classes) of images (B, channels, H, W)."""
+        return self.classifier(self.features(x))
+
+
+class MLP(nn.Module):
+    """Dense layers with ReLU, for vectors of features; images are laid out as vectors.
+
+    Args:
+        features: numbers in each input.
+        classes: number of outputs.
+        width: of the hidden layers.
+        hidden: how many hidden layers; 0 is linear classification.
+        initialization: "scripts" or "torch", as for `LeNet5`.
+
+    Shapes: (B, features), or any (B, ...) with as many numbers, to logits (B, classes).
+
+    Raises:
+        ValueError: arguments that are not whole numbers of at least 1 (``hidden``: of at least 0).
+
+    Example:
+        >>> MLP(20, classes=3)(torch.randn(5, 20)).shape
+        torch.Size([5, 3])
+    """
+
+    def __init__(
+        self,
+        features: int,
+        classes: int,
+        width: int = 128,
+        hidden: int = 2,
+        initialization: Initialization = "scripts",
+    ):
+        for value, name in ((features, "features"), (classes, "classes"), (width, "width")):
+            _checks.positive_integer(value, name, "MLP")
+        if hidden != 0:
+            _checks.positive_integer(hidden, "hidden", "MLP")
+        super().__init__()
+        sizes = [features, *[width] * hidden]
+        layers: list[nn.Module] = [nn.Flatten()]
+        for given, made in pairwise(sizes):
+            layers += [nn.Linear(given, made), nn.ReLU()]
+        self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], classes))
+        initialize(self, initialization)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, classes) of inputs (B, ...)."""
         return self.layers(x)
 
 

@@ -266,6 +266,78 @@ def test_the_data_set_itself_is_left_as_it_is() -> None:
     assert torch.equal(data.test_x, test_x)
 
 
+# --- bytes, features, official validation sets ------------------------------------------------------------------------
+
+
+def as_bytes(data: Dataset) -> Dataset:
+    def made(x: Tensor | None) -> Tensor | None:
+        return None if x is None else (x * 255).round().clamp(0, 255).byte()
+
+    return replace(data, x=(data.x * 255).round().clamp(0, 255).byte(), test_x=made(data.test_x))
+
+
+def test_bytes_are_scaled_to_one_after_points_are_chosen() -> None:
+    data = as_bytes(with_official_test(toy()))
+    assert data.test_x is not None
+    found = split(data, **SIZES, seed=0, with_test=True)
+    other = replace(data, x=data.x.float() / 255, test_x=data.test_x.float() / 255)
+    expected = split(other, **SIZES, seed=0, with_test=True)
+    assert found.x.dtype == torch.float32
+    for name, value in vars(expected).items():
+        assert torch.equal(getattr(found, name), value), name
+    assert found.mean.max() <= 1
+
+
+def test_features_are_standardized_one_by_one() -> None:
+    features = toy().x.flatten(1) * torch.arange(1, 25) + 5
+    features[:, 3] = 0.1
+    data = replace(toy(), x=features)
+    found = split(data, **SIZES, seed=0, with_test=True)
+    assert found.mean.shape == found.std.shape == (24,)
+    assert found.std[3] == 1
+    varying = torch.arange(24) != 3
+    std, mean = torch.std_mean(found.x[:, varying].double(), 0)
+    torch.testing.assert_close(mean, torch.zeros(23, dtype=torch.float64), rtol=0, atol=1e-5)
+    torch.testing.assert_close(std, torch.ones(23, dtype=torch.float64), rtol=1e-5, atol=0)
+    assert torch.equal(found.y, split(toy(), **SIZES, seed=0).y)
+    assert found.test_x is not None
+    torch.testing.assert_close(found.test_x * found.std + found.mean, features[at(0).test], rtol=1e-4, atol=1e-4)
+
+
+def test_a_single_vector_of_features_has_no_deviation() -> None:
+    found = split(replace(toy(), x=toy().x.flatten(1)), train_size=1, validation_size=5, test_size=0, seed=0)
+    assert (found.std == 1).all()
+    assert (found.x == 0).all()
+
+
+def test_an_official_validation_set_is_used_whole() -> None:
+    data = with_official_test(toy())
+    other = with_official_test(toy(), images=20)
+    data = replace(data, validation_x=other.test_x, validation_y=other.test_y)
+    parts = at(0, data, balanced=False, train_size=300, validation_size=99)
+    assert len(parts.validation) == len(parts.test) == 0
+    found = split(data, **SIZES, seed=0)
+    assert data.validation_x is not None
+    assert data.validation_y is not None
+    assert torch.equal(found.validation_y, data.validation_y)
+    expected = (data.validation_x - found.mean[:, None, None]) / found.std[:, None, None]
+    torch.testing.assert_close(found.validation_x, expected)
+    drawn = replace(data, test_x=None, test_y=None)
+    assert len(at(0, drawn).test) == 60
+    assert len(at(0, drawn, balanced=False, train_size=240).train) == 240
+
+
+def test_held_out_points_follow_the_content_of_own_data_not_its_name() -> None:
+    first = replace(toy(), content="0123456789abcdef")
+    assert torch.equal(at(0, first).test, at(0, replace(first, name="renamed")).test)
+    assert not torch.equal(at(0, first).test, at(0, replace(first, content="f" * 16)).test)
+
+
+def test_errors_about_features_speak_of_points() -> None:
+    with pytest.raises(DataError, match=r"train_size=0 is out of range: toy has 300 points, of which 110 are held out"):
+        split(replace(toy(), x=toy().x.flatten(1)), **{**SIZES, "train_size": 0}, seed=0)
+
+
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 

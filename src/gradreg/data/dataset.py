@@ -3,28 +3,37 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:  # commands that only read results do not wait for torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled images.
+    """Labelled images, or labelled vectors of features.
 
     Attributes:
         name: short name, as on the command line.
-        x: images to draw training and validation points from (N, C, H, W), float32 in [0, 1].
+        x: where training points are drawn from, and validation and test points where there are no official ones:
+            images (N, C, H, W), float32, or uint8 (0 ... 255, which `gradreg.data.splits.split` scales to [0, 1]); or
+            vectors of features (N, D).
         y: their labels (N,), int64.
-        test_x, test_y: the official test set; None where the test points are drawn from x as well.
         classes: names of the classes, by label.
+        test_x, test_y: the official test set; None where the test points are drawn from x as well.
+        validation_x, validation_y: the official validation set; None where the validation points are drawn from x.
+        content: hash of all of the above but the name, for the user's own data; "" for built-in data sets.
     """
 
     name: str
-    x: Tensor
-    y: Tensor
+    x: "Tensor"
+    y: "Tensor"
     classes: tuple[str, ...]
-    test_x: Tensor | None = None
-    test_y: Tensor | None = None
+    test_x: "Tensor | None" = None
+    test_y: "Tensor | None" = None
+    validation_x: "Tensor | None" = None
+    validation_y: "Tensor | None" = None
+    content: str = ""
 
 
 class DataError(ValueError):

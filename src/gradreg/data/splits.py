@@ -14,13 +14,13 @@ _FIXED = 20180201
 
 @dataclass(frozen=True)
 class Split:
-    """Three disjoint parts, standardized per channel by the training part's mean and standard deviation.
+    """Three disjoint parts, standardized per channel or feature by the training part's mean and standard deviation.
 
     Attributes:
-        x, y: training points (N, C, H, W) and labels (N,).
+        x, y: training points (N, C, H, W) or (N, D), float32, and labels (N,).
         validation_x, validation_y: for choosing weights.
         test_x, test_y: for the final table; None unless asked for, so that nothing else can look at them.
-        mean, std: of the training part, (C,).
+        mean, std: of the training part, (C,) or (D,).
     """
 
     x: Tensor
@@ -48,7 +48,8 @@ def split(
     Args:
         data: where to draw from.
         train_size: number of training points, the same for each class where balanced.
-        validation_size: number of validation points.
+        validation_size: number of validation points, drawn from the same images; an official validation set is used
+            whole instead.
         test_size: number of test points, drawn from the same images; 0 uses the official test set.
         seed: of the training subset.
         balanced: the same number of each class; else the first of a shuffle, as the paper's published scripts.
@@ -64,12 +65,12 @@ def split(
         torch.Size([100, 1, 8, 8])
     """
     parts = indices(data, train_size, validation_size, test_size, seed=seed, balanced=balanced)
-    x = data.x[parts.train]
-    std, mean = torch.std_mean(x, (0, 2, 3))
-    std = torch.where(std > 0, std, 1)
+    x = scaled(data.x[parts.train])
+    mean, std = _moments(x)
+    shape = (-1, *(1,) * (x.ndim - 2))
 
-    def standardized(images: Tensor) -> Tensor:
-        return (images - mean[:, None, None]) / std[:, None, None]
+    def standardized(points: Tensor) -> Tensor:
+        return (scaled(points) - mean.reshape(shape)) / std.reshape(shape)
 
     test_x, test_y = None, None
     if with_test:
@@ -80,13 +81,27 @@ def split(
     return Split(
         x=standardized(x),
         y=data.y[parts.train],
-        validation_x=standardized(data.x[parts.validation]),
-        validation_y=data.y[parts.validation],
+        validation_x=standardized(data.x[parts.validation] if data.validation_x is None else data.validation_x),
+        validation_y=data.y[parts.validation] if data.validation_y is None else data.validation_y,
         mean=mean,
         std=std,
         test_x=test_x,
         test_y=test_y,
     )
+
+
+def scaled(points: Tensor) -> Tensor:
+    """Bytes 0 ... 255 as float32 in [0, 1]; other numbers as they are."""
+    return points.float() / 255 if points.dtype == torch.uint8 else points
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel or feature; 1 for a deviation of 0, or of a single number."""
+    others = (0, *range(2, x.ndim))
+    if x.numel() == x.shape[1]:
+        return x.mean(others), torch.ones(x.shape[1])
+    std, mean = torch.std_mean(x, others)
+    return mean, torch.where(std > 0, std, 1)
 
 
 @dataclass(frozen=True)
@@ -104,17 +119,22 @@ def indices(
     """Positions of the three parts; see `split`."""
     if data.test_x is not None:
         test_size = 0
+    if data.validation_x is not None:
+        validation_size = 0
+    # One's own data set keeps its held-out points when it is renamed, and gets others when it changes.
+    identity = data.content or data.name
+    kind = "images" if data.x.ndim > 2 else "points"
     if min(validation_size, test_size) < 0 or validation_size + test_size >= len(data.y):
         raise DataError(
             f"validation_size={validation_size} and test_size={test_size} are out of range: {data.name} has "
-            f"{len(data.y)} images; expected sizes >= 0 with a sum of at most {len(data.y) - 1}."
+            f"{len(data.y)} {kind}; expected sizes >= 0 with a sum of at most {len(data.y) - 1}."
         )
-    fixed = torch.randperm(len(data.y), generator=_random.generator_for(_FIXED, f"{data.name}/held out"))
+    fixed = torch.randperm(len(data.y), generator=_random.generator_for(_FIXED, f"{identity}/held out"))
     held_out, rest = fixed[: validation_size + test_size], fixed[validation_size + test_size :]
     shuffled = rest[torch.randperm(len(rest), generator=_random.generator_for(seed, "training subset"))]
     if not 0 < train_size <= len(rest):
         raise DataError(
-            f"train_size={train_size} is out of range: {data.name} has {len(data.y)} images, of which {len(held_out)} "
+            f"train_size={train_size} is out of range: {data.name} has {len(data.y)} {kind}, of which {len(held_out)} "
             f"are held out for validation and test; expected 1 to {len(rest)}."
         )
     train = _balanced(data, shuffled, train_size) if balanced else shuffled[:train_size]
@@ -124,14 +144,15 @@ def indices(
 def _balanced(data: Dataset, shuffled: Tensor, train_size: int) -> Tensor:
     """The first of each class, as many as go into the size evenly; the rest of the size from the classes in turn."""
     classes = len(data.classes)
+    kind = "images" if data.x.ndim > 2 else "points"
     chosen = []
     for label in range(classes):
         share = train_size // classes + (label < train_size % classes)
         members = shuffled[data.y[shuffled] == label][:share]
         if len(members) < share:
             raise DataError(
-                f"train_size={train_size} needs {share} images of class {data.classes[label]!r}, but only "
-                f"{len(members)} are left for training; ask for fewer, or for an unbalanced subset."
+                f"train_size={train_size} needs {share} {kind} of class {data.classes[label]!r}, but only "
+                f"{len(members)} are left for training; ask for fewer, or for an unbalanced subset (--unbalanced)."
             )
         chosen.append(members)
     return torch.cat(chosen)

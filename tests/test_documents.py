@@ -4,9 +4,12 @@ import re
 import subprocess
 import sys
 import textwrap
+import tomllib
 from pathlib import Path
 
 import pytest
+
+from gradreg.study.forms import study_of
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -20,6 +23,13 @@ BLOCKS = [
 @pytest.mark.parametrize("block", BLOCKS)
 def test_python_blocks_run(block: str) -> None:
     exec(compile(block, "block", "exec"), {})
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "```toml" in page.read_text()], ids=lambda page: page.name)
+def test_toml_blocks_are_studies(page: Path) -> None:
+    for block in re.findall(r"^```toml\n(.*?)^```", page.read_text(), re.M | re.S):
+        study, _ = study_of(tomllib.loads(block), page.name)
+        assert len(study.arms) > 1
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

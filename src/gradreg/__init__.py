@@ -5,34 +5,39 @@
 >>> result.total.backward()
 """
 
-from gradreg import convert, metrics
-from gradreg._checks import UnsupportedOperationError
-from gradreg._tree import Args
-from gradreg.jacobian import dense
-from gradreg.jacobian.engine import DoubleBackward, Engine, FiniteDifference, ForwardMode
-from gradreg.jacobian.linearization import Linearization
-from gradreg.jacobian.magnitude import L1, DistanceToGradients, Magnitude, SquaredL2, TargetNorm
-from gradreg.jacobian.projection import (
-    Full,
-    LossDirection,
-    Normal,
-    ProbabilityWeighted,
-    Projection,
-    Rademacher,
-    RandomClass,
-    Sphere,
-    Tangents,
-    TopK,
-    TopSingular,
-    TrueClass,
-)
-from gradreg.jacobian.site import Hidden, Input, Site
-from gradreg.jacobian.target import FunctionOf, Logits, LogProbabilities, Loss, Probabilities, Target
-from gradreg.objective import Objective, Result
-from gradreg.penalties.base import Penalty, PenaltySum, Seen
-from gradreg.penalties.jacobian import JacobianPenalty
-from gradreg.penalties.output import ConfidencePenalty, LabelSmoothing
-from gradreg.penalties.presets import DoubleBack, FrobReg, JacReg, SpectReg
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+# Names are imported when they are first used, so that commands that only read results do not wait for torch.
+if TYPE_CHECKING:
+    from gradreg import convert, metrics
+    from gradreg._checks import UnsupportedOperationError
+    from gradreg._tree import Args
+    from gradreg.jacobian import dense
+    from gradreg.jacobian.engine import DoubleBackward, Engine, FiniteDifference, ForwardMode
+    from gradreg.jacobian.linearization import Linearization
+    from gradreg.jacobian.magnitude import L1, DistanceToGradients, Magnitude, SquaredL2, TargetNorm
+    from gradreg.jacobian.projection import (
+        Full,
+        LossDirection,
+        Normal,
+        ProbabilityWeighted,
+        Projection,
+        Rademacher,
+        RandomClass,
+        Sphere,
+        Tangents,
+        TopK,
+        TopSingular,
+        TrueClass,
+    )
+    from gradreg.jacobian.site import Hidden, Input, Site
+    from gradreg.jacobian.target import FunctionOf, Logits, LogProbabilities, Loss, Probabilities, Target
+    from gradreg.objective import Objective, Result
+    from gradreg.penalties.base import Penalty, PenaltySum, Seen
+    from gradreg.penalties.jacobian import JacobianPenalty
+    from gradreg.penalties.output import ConfidencePenalty, LabelSmoothing
+    from gradreg.penalties.presets import DoubleBack, FrobReg, JacReg, SpectReg
 
 __version__ = "0.1.0"
 
@@ -94,3 +99,40 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "dense",
     "metrics",
 ]
+
+# Where each name is defined; a test holds this and the imports above together.
+_HOMES = {
+    "_checks": ("UnsupportedOperationError",),
+    "_tree": ("Args",),
+    "jacobian.engine": ("DoubleBackward", "Engine", "FiniteDifference", "ForwardMode"),
+    "jacobian.linearization": ("Linearization",),
+    "jacobian.magnitude": ("L1", "DistanceToGradients", "Magnitude", "SquaredL2", "TargetNorm"),
+    "jacobian.projection": (
+        *("Full", "LossDirection", "Normal", "ProbabilityWeighted", "Projection", "Rademacher", "RandomClass"),
+        *("Sphere", "Tangents", "TopK", "TopSingular", "TrueClass"),
+    ),
+    "jacobian.site": ("Hidden", "Input", "Site"),
+    "jacobian.target": ("FunctionOf", "Logits", "LogProbabilities", "Loss", "Probabilities", "Target"),
+    "objective": ("Objective", "Result"),
+    "penalties.base": ("Penalty", "PenaltySum", "Seen"),
+    "penalties.jacobian": ("JacobianPenalty",),
+    "penalties.output": ("ConfidencePenalty", "LabelSmoothing"),
+    "penalties.presets": ("DoubleBack", "FrobReg", "JacReg", "SpectReg"),
+}
+_HOME = {name: f"gradreg.{module}" for module, names in _HOMES.items() for name in names}
+_MODULES = {"convert": "gradreg.convert", "dense": "gradreg.jacobian.dense", "metrics": "gradreg.metrics"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        found: Any = import_module(_MODULES[name])
+    elif name in _HOME:
+        found = getattr(import_module(_HOME[name]), name)
+    else:
+        raise AttributeError(f"module 'gradreg' has no attribute {name!r}")
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,7 +1,10 @@
-"""The command line's door: `gradreg compare digits`, `gradreg compare mnist --train-size 2000`."""
+"""The command line's door: `gradreg compare digits`, `gradreg run STUDY`, `gradreg report STUDY`."""
 
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
+
+_NEEDED = ("numpy", "scipy", "matplotlib", "rich", "tyro", "cattrs", "optuna", "jinja2")
 
 
 @dataclass(frozen=True)
@@ -12,35 +15,52 @@ class Version:
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line; user's errors end the process with status 1 and a message."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    try:
-        import tyro
+    for name in _NEEDED:  # some are imported late, when a report is written: too late to be told
+        if find_spec(name) is None:
+            raise SystemExit(
+                f"gradreg's command line needs {name}, which is in its study extra: pip install 'gradreg[study]'"
+            )
+    import tyro
 
-        from gradreg.commands.compare import Compare, run_compare
-        from gradreg.data.dataset import DataError
-        from gradreg.study.config import StudyError
-    except ImportError as error:
-        raise SystemExit(
-            f"gradreg's command line needs {error.name}, which is in its study extra: pip install 'gradreg[study]'"
-        ) from error
+    from gradreg.commands.compare import Compare, run_compare
+    from gradreg.commands.look import Export, Show, Status, run_export, run_show, run_status
+    from gradreg.commands.run import Report, RunStudy, run_report, run_study
+    from gradreg.commands.train import Train, run_train
+    from gradreg.data.dataset import DataError
+    from gradreg.study.config import StudyError
+    from gradreg.study.store import is_full
+
     # One type for each command; tyro reads the options from their fields and docstrings.
+    commands = {
+        "compare": (Compare, run_compare),
+        "run": (RunStudy, run_study),
+        "report": (Report, run_report),
+        "status": (Status, run_status),
+        "show": (Show, run_show),
+        "export": (Export, run_export),
+        "train": (Train, run_train),
+        "version": (Version, _print_versions),
+    }
     command = tyro.extras.subcommand_cli_from_dict(
-        {"compare": Compare, "version": Version},
+        {name: kind for name, (kind, _) in commands.items()},
         prog="gradreg",
         description="Gradient regularization for PyTorch.",
         args=arguments or ["--help"],
+        config=(tyro.conf.OmitArgPrefixes,),
     )
+    do = next(function for kind, function in commands.values() if isinstance(command, kind))
     try:
-        if isinstance(command, Compare):
-            run_compare(command)
-        else:
-            _print_versions()
+        do(command)  # type: ignore[operator]
     except KeyboardInterrupt:
         raise SystemExit("\nstopped; the same command goes on from here") from None
     except (DataError, StudyError) as error:
         raise SystemExit(f"error: {error}") from None
+    except OSError as error:
+        after = " Free some space, and give the same command again: it goes on from here." if is_full(error) else ""
+        raise SystemExit(f"error: {error}.{after}") from None
 
 
-def _print_versions() -> None:
+def _print_versions(_: Version) -> None:
     import torch
 
     import gradreg

@@ -1,160 +1,173 @@
-"""`gradreg compare` from end to end: stopped, continued and repeated; wrong options; runs that fail."""
+"""`gradreg compare` from end to end: stopped, continued and repeated; one's own data; wrong options; runs that fail."""
 
 import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from matplotlib.image import imread
+from sweeps_for_tests import session, start, times
 
 from gradreg.cli import main
-from gradreg.study.train import dataset
+from gradreg.study.trained import load
 
-SMALL = ["compare", "digits", "--steps", "10", "--seeds", "2", "--tuning-seeds", "1", "--methods", "spectreg"]
-
-
-def results(out: Path) -> dict[Path, int]:
-    """The kept results with the times of their last change."""
-    return {file: file.stat().st_mtime_ns for file in (out / "runs").glob("*/result.json")}
+SMALL = ("compare", "digits", "--steps", "40", "--seeds", "2", "--tuning-seeds", "1", "--methods", "spectreg")
 
 
-def kept(out: Path) -> list[dict[str, Any]]:
-    """Each kept run: its description together with its result."""
-    return [json.loads((f.parent / "config.json").read_text()) | json.loads(f.read_text()) for f in results(out)]
+def kept(store: Path) -> list[dict[str, Any]]:
+    """Each finished run: its description together with its result."""
+    folders = [store / "runs" / key for key in times(store)]
+    return [
+        {**json.loads((f / "config.json").read_text()), **json.loads((f / "result.json").read_text())} for f in folders
+    ]
 
 
-def message(arguments: list[str]) -> str:
+def message(*words: object) -> str:
     """What the command says as it fails."""
     with pytest.raises(SystemExit) as stopped:
-        main(arguments)
+        main(list(map(str, words)))
     assert isinstance(stopped.value.code, str)  # which Python prints, ending with status 1
     return stopped.value.code
 
 
-def interrupt(command: list[str], out: Path, after: int) -> str:
-    """Starts the command, presses Ctrl-C once so many results are there, and returns what it said."""
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    until = time.monotonic() + 120
-    while len(results(out)) < after:
+def interrupt(process: subprocess.Popen[str], store: Path, after: int) -> str:
+    """Presses Ctrl-C once so many results are there, and returns what the command said."""
+    end = time.monotonic() + 120
+    while len(times(store)) < after:
         assert process.poll() is None
-        assert time.monotonic() < until
+        assert time.monotonic() < end
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
     _, said = process.communicate(timeout=60)
     assert process.returncode in (1, -signal.SIGINT)  # the latter where Python was just within an exec
-    until = time.monotonic() + 20
-    while time.monotonic() < until:
-        try:
-            os.killpg(process.pid, 0)
-        except ProcessLookupError:
-            return said
+    while session(process.pid):
+        assert time.monotonic() < end, "processes are left after Ctrl-C"
         time.sleep(0.05)
-    raise AssertionError("processes are left after Ctrl-C")
+    return said
 
 
 def test_comparison_that_is_stopped_goes_on_ends_and_is_not_repeated(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "out"
-    options = [*SMALL, "--jobs", "1", "--out", str(out)]
-    command = [sys.executable, "-m", "gradreg", *options]
-
-    said = interrupt(command, out, after=4)  # weights are chosen, and the next process is about to start
+    command = (*SMALL, "--jobs", 1, "--store", tmp_path)
+    said = interrupt(start(*command), tmp_path, after=3)
     assert "stopped; the same command goes on from here" in said
     assert "Traceback" not in said
-    before = results(out)
-    assert 4 <= len(before) < 8
-    assert not (out / "comparison.md").exists()
+    before = times(tmp_path)
+    assert 3 <= len(before) < 8
+    folder = tmp_path / "studies" / "digits"
+    assert not (folder / "report.md").exists()
 
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    after = results(out)
+    process = start(*command)
+    out, err = process.communicate(timeout=200)
+    assert (process.returncode, err) == (0, "")
+    after = times(tmp_path)
     assert before.items() <= after.items()
     assert len(after) == 4 + 4  # four weights on one seed; two methods on two seeds
-    check_report(out, done.stdout)
+    check_report(tmp_path, out)
 
-    main(options)
+    main(list(map(str, command)))
     again = capsys.readouterr().out
-    assert "choosing weights: 4 of 4 done before" in again
-    assert "final runs: 4 of 4 done before" in again
-    assert results(out) == after
-    check_report(out, again)
+    assert "digits: 8 runs done, 0 missing, 0 failed" in again
+    assert times(tmp_path) == after
+    check_report(tmp_path, again)
 
 
-def check_report(out: Path, printed: str) -> None:
+def check_report(store: Path, printed: str) -> None:
     """The table, the sentence and the files against the runs that are kept."""
-    data = json.loads((out / "comparison.json").read_text())
-    tuning = [run for run in kept(out) if run["report"] == "validation"]
-    final = [run for run in kept(out) if run["report"] == "test"]
+    folder = store / "studies" / "digits"
+    data = json.loads((folder / "report.json").read_text())
+    tuning = [run for run in kept(store) if run["protocol"]["measure"] == "validation"]
+    final = [run for run in kept(store) if run["protocol"]["measure"] == "test"]
     assert not any("test_accuracy" in run for run in tuning)
-    best = max(sorted(tuning, key=lambda run: run["penalties"]), key=lambda run: run["validation_accuracy"])
+    tuning.sort(key=lambda run: run["penalties"][0]["weight"])
+    best = max(tuning, key=lambda run: run["validation_accuracy"])["penalties"][0]["weight"]
 
-    baseline, spectreg = data["rows"]
-    assert (baseline["weight"], spectreg["weight"]) == (None, best["penalties"][0][1])
-    for row, penalties in ((baseline, []), (spectreg, best["penalties"])):
-        runs = {run["seed"]: run for run in final if run["penalties"] == penalties}
+    baseline, spectreg = data["groups"][0]["rows"]
+    assert (baseline["values"], spectreg["values"]) == ([], [["weight", best]])
+    for row, weights in ((baseline, []), (spectreg, [best])):
+        runs = {run["seed"]: run for run in final if [p["weight"] for p in run["penalties"]] == weights}
         assert row["points"] == [runs[seed]["test_accuracy"] for seed in (0, 1)]
-        assert row["jacobian_norm"] == pytest.approx(sum(runs[s]["jacobian_norm"] for s in (0, 1)) / 2)
+        assert row["norms"] == [runs[seed]["jacobian_norm"] for seed in (0, 1)]
         assert f"{sum(row['points']) / 2:.2f} (" in printed
     assert baseline["cost"] == 1 < spectreg["cost"]
-    assert " ".join(printed.split()).endswith(data["verdict"])
-    assert data["verdict"] in (out / "comparison.md").read_text()
-    assert imread(out / "comparison.png").shape[1] == 1200
+    assert " ".join(data["verdict"].split()) in " ".join(printed.split())
+    assert data["verdict"] in (folder / "report.md").read_text()
+    assert imread(folder / "report.png").shape[1] > 500
+    assert len(load(folder / "model.pt").predict(torch.zeros(3, 1, 8, 8))) == 3
 
 
-def test_run_that_fails_is_named_and_the_others_are_kept(tmp_path: Path) -> None:
-    options = ["--methods", "doubleback=1e39", "--steps", "1", "--seeds", "1", "--jobs", "1", "--out", str(tmp_path)]
-    said = message(["compare", "digits", *options])
-    assert said.startswith("error: 1 of 2 runs failed; the others are kept")
-    assert "(('DoubleBack', 1e+39),) seed 0: StudyError: the loss became" in said
+def test_run_that_fails_is_named_and_the_others_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--methods", "doubleback=1e39", "--steps", 1, "--seeds", 1, "--jobs", 1, "--store", tmp_path)
+    assert message("compare", "digits", *options).startswith("error: 1 final runs failed, as the notes say; the others")
+    assert "the loss became" in " ".join(capsys.readouterr().out.split())
     assert [run["penalties"] for run in kept(tmp_path)] == [[]]
+    assert (tmp_path / "studies" / "digits" / "model.pt").exists()  # the baseline's
 
 
-METHODS = "expected one or more of doubleback, spectreg, frobreg, jacreg, confidencepenalty, or spectreg=0.03"
+def test_own_data_is_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draw = np.random.default_rng(0)
+    y = np.arange(90) % 3
+    np.savez(tmp_path / "sensors.npz", X=(draw.normal(size=(90, 5)) + y[:, None]).astype("float32"), y=y)
+    words = ("--methods", "spectreg=0.03", "--steps", 20, "--seeds", 1, "--jobs", 1, "--store", tmp_path / "runs")
+    main(list(map(str, ("compare", tmp_path / "sensors.npz", *words))))
+    out = " ".join(capsys.readouterr().out.split())
+    assert "sensors: 90 points of 3 classes" in out
+    assert "sensors: 0 runs done, 2 missing, 0 failed" in out
+    classifier = load(tmp_path / "runs" / "studies" / "sensors" / "model.pt")
+    assert len(classifier.predict(torch.zeros(2, 5))) == 2
 
 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["--methods", "foo"], f"--methods got 'foo'; {METHODS}"),
-        (["--methods", "baseline"], f"--methods got 'baseline'; {METHODS}"),
+        (["--methods", "foo"], "--methods: 'foo' is not known; "),
+        (["--methods", "specreg"], "--methods: 'specreg' is not known; did you mean 'spectreg'?"),
+        (["--methods", "baseline"], "--methods: 'baseline' is not known; "),
         (["--methods", "spectreg=-1"], "--methods got 'spectreg=-1'; expected a weight > 0, as in spectreg=0.03"),
         (["--methods", "frobreg=nan"], "--methods got 'frobreg=nan'; expected a weight > 0, as in frobreg=0.03"),
         (["--methods", "spectreg=much"], "--methods got 'spectreg=much'; expected a weight > 0"),
         (["--methods", "spectreg="], "--methods got 'spectreg='; expected a weight > 0"),
-        (["--methods", "spectreg=0.1", "spectreg=1"], "--methods names spectreg 2 times; expected each method once"),
+        (["--methods", "spectreg=0.1", "spectreg=1"], "--methods names SpectReg 2 times; expected each method once"),
         (["--steps", "0"], "--steps got 0; expected a whole number >= 1"),
         (["--seeds", "0"], "--seeds got 0; expected a whole number >= 1"),
         (["--tuning-seeds", "-1"], "--tuning-seeds got -1; expected a whole number >= 1"),
-        (["--jobs", "0"], "--jobs got 0; expected a whole number >= 1"),
-        (["--train-size", "5000"], "train_size=5000 is out of range: digits has 1797 images"),
         (["--train-size", "0"], "--train-size got 0; expected a whole number >= 1"),
+        (["--batch-size", "0"], "--batch-size got 0; expected a whole number >= 1"),
+        (["--image-size", "32"], "--image-size is for your own images; digits has one size"),
+        (["--jobs", "0"], "--jobs got 0; expected a whole number >= 1"),
+        (["--executor", "ray", "--jobs", "2"], "--jobs is for --executor local"),
+        (["--model", "nowhere_to_be_found:build"], "the network 'nowhere_to_be_found:build' is in a module"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_wrong_option_is_answered_with_what_to_write(options: list[str], expected: str, tmp_path: Path) -> None:
-    said = message(["compare", "digits", "--out", str(tmp_path), *options])
-    assert said.startswith(f"error: {expected}")
-    assert "Traceback" not in said
-    assert not results(tmp_path)
+    assert message("compare", "digits", "--store", tmp_path, *options).startswith(f"error: {expected}")
+    assert not times(tmp_path)
 
 
-def test_out_that_is_a_file_is_answered_with_a_message(tmp_path: Path) -> None:
+def test_sizes_that_do_not_fit_are_told_before_anything_runs(tmp_path: Path) -> None:
+    said = message("compare", "digits", "--store", tmp_path, "--train-size", 5000, "--methods", "spectreg=1")
+    assert "train_size=5000" in said
+    assert "digits has 1797" in said
+    assert not times(tmp_path)
+
+
+def test_data_that_is_not_there_is_told(tmp_path: Path) -> None:
+    assert message("compare", "letters", "--store", tmp_path).startswith(
+        "error: there is no data set 'letters': expected digits, mnist, or the path of your own folder"
+    )
+    assert "none.zip" in message("compare", tmp_path / "none.zip", "--store", tmp_path)
+
+
+def test_store_that_is_a_file_is_answered_with_a_message(tmp_path: Path) -> None:
     file = tmp_path / "notes.txt"
     file.write_text("mine")
-    assert message(["compare", "digits", "--out", str(file)]).startswith(f"error: --out got {file}, where no directory")
+    assert message("compare", "digits", "--store", file).startswith(f"error: the store got {file}, where no directory")
     assert file.read_text() == "mine"
-
-
-def test_digits_without_scikit_learn_name_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    dataset.cache_clear()
-    said = message(["compare", "digits", "--out", str(tmp_path)])
-    assert said == "error: the digits come with scikit-learn: pip install 'gradreg[study]'"

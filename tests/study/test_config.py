@@ -1,78 +1,167 @@
-"""The identity of a run, and the settings of the two data sets."""
+"""The identity of a run: its key follows its meaning, and nothing else."""
 
-import dataclasses
 import hashlib
+import json
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import pytest
 
-import gradreg as gr
-from gradreg.study.config import SETTINGS, Run
+from gradreg.study import config as module
+from gradreg.study.config import (
+    Data,
+    Model,
+    Optimizer,
+    Penalty,
+    Protocol,
+    Run,
+    Schedule,
+    Split,
+    digest,
+    meaning,
+)
+from gradreg.study.grid import put
 
-RUN = SETTINGS["digits"].run((("SpectReg", 0.03),), 7, "test")
+RUN = Run(
+    Data("digits"),
+    Split(100, 400, 797),
+    Model("small-cnn"),
+    Optimizer(0.003, weight_decay=0.0005),
+    Schedule(200, 20),
+    (Penalty("SpectReg", 0.03),),
+    seed=7,
+)
 CHANGES: dict[str, Any] = {
-    "data": "mnist",
-    "train_size": 101,
-    "validation_size": 401,
-    "test_size": 798,
-    "model": "lenet5",
-    "penalties": (("SpectReg", 0.1),),
+    "data.name": "mnist",
+    "data.content": "0123",
+    "split.train_size": 101,
+    "split.validation_size": 401,
+    "split.test_size": 798,
+    "split.balanced": False,
+    "model.name": "mlp",
+    "model.code": "0123",
+    "optimizer.learning_rate": 0.004,
+    "optimizer.name": "sgd",
+    "optimizer.momentum": 0.8,
+    "optimizer.weight_decay": 0.001,
+    "schedule.steps": 201,
+    "schedule.batch_size": 21,
+    "schedule.milestones": (0.5,),
+    "schedule.factor": 0.2,
+    "schedule.until": 20,
+    "penalties.0.preset": "FrobReg",
+    "penalties.0.weight": 0.1,
+    "penalties.0.options": (("samples", 2),),
     "seed": 8,
-    "steps": 201,
-    "batch_size": 21,
-    "learning_rate": 0.004,
-    "weight_decay": 0.001,
-    "report": "validation",
+    "protocol.measure": "validation",
+    "protocol.norm_points": 100,
 }
+
+
+def leaves(value: Any, prefix: str = "") -> Iterator[str]:
+    for field in fields(value):
+        item = getattr(value, field.name)
+        if is_dataclass(item):
+            yield from leaves(item, f"{prefix}{field.name}.")
+        elif field.name == "penalties":
+            yield from leaves(item[0], "penalties.0.")
+        else:
+            yield prefix + field.name
 
 
 def test_key_is_the_hash_of_the_runs_meaning() -> None:
     """Written out, so that it is the same in every process, and cannot change without raising MEANING."""
     text = (
-        '{"batch_size": 20, "data": "digits", "learning_rate": 0.003, "meaning": 1, "model": "small-cnn", '
-        '"penalties": [["SpectReg", 0.03]], "report": "test", "seed": 7, "steps": 200, "test_size": 797, '
-        '"train_size": 100, "validation_size": 400, "weight_decay": 0.0005}'
+        '{"data": {"name": "digits"}, "meaning": 2, "model": {"name": "small-cnn"}, "optimizer": {"learning_rate": '
+        '0.003, "weight_decay": 0.0005}, "penalties": [{"preset": "SpectReg", "weight": 0.03}], "schedule": '
+        '{"batch_size": 20, "steps": 200}, "seed": 7, "split": {"test_size": 797, "train_size": 100, '
+        '"validation_size": 400}}'
     )
     assert RUN.key == hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Run)])
-def test_key_differs_when_a_field_does(field: str) -> None:
-    assert dataclasses.replace(RUN, **{field: CHANGES[field]}).key != RUN.key
+def test_key_is_the_same_in_another_process_and_after_pickling() -> None:
+    script = "import pickle, sys; print(pickle.load(sys.stdin.buffer).key)"
+    sent = pickle.dumps(replace(RUN))  # without the key
+    done = subprocess.run([sys.executable, "-c", script], input=sent, capture_output=True, check=True, timeout=60)
+    assert done.stdout.decode().strip() == RUN.key
+    assert pickle.loads(pickle.dumps(RUN)) == RUN
 
 
-def test_key_tells_presets_and_their_number_apart() -> None:
-    penalties = [(), (("SpectReg", 0.1),), (("FrobReg", 0.1),), (("SpectReg", 0.1), ("FrobReg", 0.1))]
-    assert len({dataclasses.replace(RUN, penalties=p).key for p in penalties}) == len(penalties)
+def test_every_field_is_tried() -> None:
+    assert set(leaves(RUN)) == set(CHANGES)
 
 
-def test_equal_runs_have_equal_keys() -> None:
+@pytest.mark.parametrize("path", CHANGES)
+def test_key_differs_when_a_field_does(path: str) -> None:
+    changed = put(RUN, {path: CHANGES[path]})
+    assert changed.key != RUN.key
+    assert put(changed, {path: _given(path)}).key == RUN.key
+
+
+def _given(path: str) -> Any:
+    value: Any = RUN
+    for part in path.split("."):
+        value = value[int(part)] if part.isdigit() else getattr(value, part)
+    return value
+
+
+def test_keys_of_all_changes_differ() -> None:
+    assert len({put(RUN, {path: value}).key for path, value in CHANGES.items()}) == len(CHANGES)
+
+
+def test_key_tells_presets_their_number_and_their_order_apart() -> None:
+    one, two = Penalty("SpectReg", 0.1), Penalty("FrobReg", 0.1)
+    penalties = [(), (one,), (two,), (one, two), (two, one)]
+    assert len({replace(RUN, penalties=p).key for p in penalties}) == len(penalties)
+
+
+@pytest.mark.parametrize(("path", "whole"), [("penalties.0.weight", 3), ("optimizer.learning_rate", 1)])
+def test_equal_runs_have_equal_keys(path: str, whole: int) -> None:
     """A weight of 3 from the grid and of 3.0 from the command line is one run."""
-    whole, decimal = (dataclasses.replace(RUN, penalties=(("DoubleBack", w),)) for w in (3, 3.0))
-    assert whole == decimal
-    assert whole.key == decimal.key
+    one, two = put(RUN, {path: whole}), put(RUN, {path: float(whole)})
+    assert one == two
+    assert one.key == two.key
 
 
-@pytest.mark.parametrize("name", SETTINGS)
-def test_setting_has_the_baseline_first_and_rising_positive_weights(name: str) -> None:
-    baseline, *methods = SETTINGS[name].methods
-    assert (baseline.name, baseline.grid) == ("baseline", ())
-    assert [m.label for m in methods] == ["DoubleBack", "SpectReg", "FrobReg", "JacReg", "ConfidencePenalty"]
-    for method in methods:
-        assert method.name == method.label.lower()
-        assert len(method.grid) > 1
-        assert min(method.grid) > 0
-        assert all(a < b for a, b in zip(method.grid, method.grid[1:], strict=False))
-        assert getattr(gr, method.label)(method.grid[0]).weight == method.grid[0]
+def test_default_that_is_written_out_changes_no_key() -> None:
+    written = replace(
+        RUN,
+        data=Data("digits", content=""),
+        schedule=Schedule(200, 20, milestones=(0.5, 0.75), factor=0.1, until=0),
+        protocol=Protocol("test", 500),
+    )
+    assert written.key == RUN.key
 
 
-def test_digits_setting_divides_the_1797_images() -> None:
-    s = SETTINGS["digits"]
-    assert (s.train_size, s.seeds) == (100, 10)
-    assert s.train_size + s.validation_size + s.test_size <= 1797
+def test_new_meaning_gives_all_runs_new_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MEANING", module.MEANING + 1)
+    assert replace(RUN).key != RUN.key
 
 
-def test_mnist_setting_is_the_papers_but_for_the_steps() -> None:
-    s = SETTINGS["mnist"]
-    assert (s.train_size, s.batch_size, s.learning_rate, s.weight_decay) == (2000, 50, 0.001, 0.0005)
-    assert (s.validation_size, s.test_size) == (10000, 0)  # 0: the official test set
+def test_steps_are_those_that_are_taken() -> None:
+    assert RUN.steps == 200
+    assert put(RUN, {"schedule.until": 20}).steps == 20
+
+
+def test_run_as_plain_data_holds_every_field() -> None:
+    found = json.loads(json.dumps(RUN.as_dict()))
+    assert found["penalties"] == [{"preset": "SpectReg", "weight": 0.03, "options": []}]
+    assert found["protocol"] == {"measure": "test", "norm_points": 500}
+    assert set(found) == {field.name for field in fields(Run)}
+
+
+def test_runs_and_penalties_in_words() -> None:
+    assert str(RUN) == "SpectReg(0.03), 100 labels of digits, seed 7"
+    assert str(replace(RUN, penalties=())) == "no penalty, 100 labels of digits, seed 7"
+    assert str(Penalty("JacReg", 1.0, (("samples", 2),))) == "JacReg(1, samples=2)"
+
+
+def test_meaning_of_plain_values_is_themselves() -> None:
+    assert meaning((("a", 1), ("b", True))) == [["a", 1], ["b", True]]
+    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+    assert len(digest(1)) == 16

@@ -1,33 +1,122 @@
-"""Step times: one for each method, and a machine left as it was found. How long they are is not tested."""
+"""Step times: one for each kind of step, kept for the runs of a study together. How long they are is not tested."""
 
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from runs_for_tests import BASELINE, DAMAGES, SPECTREG, spoil
 
-from gradreg.study.config import SETTINGS, StudyError
-from gradreg.study.cost import step_costs
+from gradreg.study import cost as module
+from gradreg.study.config import Data, Model, Penalty, Run
+from gradreg.study.cost import (
+    Timing,
+    interleaved,
+    known_seconds,
+    missing_timing,
+    save_seconds,
+    step_id,
+    time_steps,
+)
+from gradreg.study.grid import put
+from gradreg.study.store import Store
 
-RUNS = {
-    m.name: SETTINGS["digits"].run(((m.label, m.grid[0]),), 0, "validation") for m in SETTINGS["digits"].methods[1:]
-}
+DOUBLEBACK = replace(BASELINE, penalties=(Penalty("DoubleBack", 30.0),))
+SAME = [
+    {"weight": 0.3},
+    {"seed": 3},
+    {"schedule.steps": 1000},
+    {"optimizer.learning_rate": 0.1},
+    {"optimizer.weight_decay": 0.1},
+    {"split.train_size": 50},
+    {"protocol.measure": "validation"},
+]
+OTHER = [
+    {"schedule.batch_size": 21},
+    {"optimizer.name": "sgd"},
+    {"model.name": "mlp"},
+    {"data.name": "mnist"},
+    {"penalties.0.preset": "FrobReg"},
+    {"penalties.0.options": (("samples", 2),)},
+]
 
 
 @pytest.fixture(autouse=True)
-def _two_threads():
+def _two_threads() -> Iterator[None]:
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(1)
 
 
-def test_every_method_gets_a_positive_time_and_the_threads_are_put_back() -> None:
-    found = step_costs(RUNS, repeats=2)
-    assert list(found) == list(RUNS)
+def test_steps_are_told_apart_by_what_decides_their_time() -> None:
+    assert {step_id(put(SPECTREG, change)) for change in SAME} == {step_id(SPECTREG)}
+    others = [put(SPECTREG, change) for change in OTHER] + [BASELINE, SPECTREG]
+    others.append(replace(SPECTREG, penalties=(*SPECTREG.penalties, Penalty("ConfidencePenalty", 0.1))))
+    assert len({step_id(run) for run in others}) == len(others)
+
+
+def test_every_kind_of_step_gets_a_positive_time_and_the_threads_are_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "interleaved", lambda steps: interleaved(steps, repeats=2))
+    runs = [BASELINE, SPECTREG, put(SPECTREG, {"seed": 3}), DOUBLEBACK]
+    timing = missing_timing(runs, Store(tmp_path))
+    assert timing is not None
+    assert timing.runs == tuple(runs)
+    found = time_steps(timing)
+    assert isinstance(found, dict)
+    assert set(found) == {step_id(run) for run in (BASELINE, SPECTREG, DOUBLEBACK)}
     assert all(seconds > 0 for seconds in found.values())
     assert torch.get_num_threads() == 2
 
 
-def test_threads_are_put_back_after_an_error() -> None:
-    with pytest.raises(StudyError, match="no data set"):
-        step_costs({"baseline": replace(RUNS["spectreg"], data="letters")})
+@pytest.mark.parametrize("wrong", [replace(SPECTREG, data=Data("letters")), replace(SPECTREG, model=Model("none"))])
+def test_threads_are_put_back_after_an_error(tmp_path: Path, wrong: Run) -> None:
+    found = time_steps(Timing((SPECTREG, wrong), tmp_path))
+    assert isinstance(found, str)
+    assert "there is no" in found
     assert torch.get_num_threads() == 2
+
+
+def test_calls_take_turns_after_three_rounds_that_do_not_count() -> None:
+    calls: list[str] = []
+    found = interleaved({name: lambda name=name: calls.append(name) for name in "ab"}, repeats=2)
+    assert "".join(calls) == "ab" * 5
+    assert set(found) == {"a", "b"}
+
+
+def test_time_is_the_median(monkeypatch: pytest.MonkeyPatch) -> None:
+    # One look before and one after each call, none after the first three: then 1, 50 and 2 seconds.
+    clock = iter([0, 0, 0, 0, 1, 10, 60, 100, 102])
+    monkeypatch.setattr(module.time, "perf_counter", lambda: float(next(clock)))
+    assert interleaved({"a": lambda: None}, repeats=3) == {"a": 2.0}
+
+
+def test_times_are_kept_for_the_runs_of_a_study_together(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    runs = [BASELINE, SPECTREG]
+    assert known_seconds(runs, store) == {}
+    timing = missing_timing(runs, store)
+    assert timing is not None
+    seconds = {step_id(BASELINE): 0.001, step_id(SPECTREG): 0.0015}
+    save_seconds(timing, seconds, store)
+    assert known_seconds([SPECTREG, BASELINE], store) == seconds
+    # With another size of the training set the step is the same, but whether it can be drawn has to be tried.
+    assert known_seconds([SPECTREG, put(BASELINE, {"split.train_size": 90})], store) == {}
+    assert missing_timing(runs, store) is None
+    # One more arm: all are timed anew, so that they are comparable.
+    more = missing_timing([*runs, DOUBLEBACK], store)
+    assert more is not None
+    assert len(more.runs) == 3
+
+
+@pytest.mark.parametrize("how", [how for how in DAMAGES if how not in ("foreign", "bit flipped")])
+def test_damaged_file_is_timed_again(tmp_path: Path, how: str) -> None:
+    store = Store(tmp_path)
+    timing = missing_timing([BASELINE], store)
+    assert timing is not None
+    save_seconds(timing, {step_id(BASELINE): 0.001}, store)
+    (file,) = (tmp_path / "timings").iterdir()
+    spoil(file, how)
+    assert missing_timing([BASELINE], store) == timing

@@ -46,10 +46,17 @@ def test_one_value_has_a_mean_and_nothing_else() -> None:
     assert all(math.isnan(value) for value in (found.sd, found.low, found.high, found.p))
 
 
-@pytest.mark.parametrize(("constant", "p"), [(0.0, 1.0), (0.5, 0.0), (-2.0, 0.0)])
-def test_constant_differences_have_no_spread(constant: float, p: float) -> None:
+def test_equal_values_have_no_difference() -> None:
+    found = paired([90, 91, 95], [90, 91, 95])
+    assert (found.mean, found.sd, found.low, found.high, found.p) == (0, 0, 0, 0, 1)
+
+
+@pytest.mark.parametrize("constant", [0.5, -2.0, 100 / 75])
+def test_constant_differences_prove_nothing(constant: float) -> None:
+    # Accuracies come in steps of a test point: two seeds that gain the same step are no proof.
     found = paired([90 + constant, 91 + constant, 95 + constant], [90, 91, 95])
-    assert (found.mean, found.sd, found.low, found.high, found.p) == (constant, 0, constant, constant, p)
+    assert (found.mean, found.sd) == (pytest.approx(constant), 0)
+    assert all(math.isnan(value) for value in (found.low, found.high, found.p))
 
 
 def test_holm_equals_the_worked_example() -> None:

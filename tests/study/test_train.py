@@ -1,151 +1,370 @@
 """One training run: repeatable to the last bit, fair between methods, blind to the test points until asked."""
 
+import io
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Generator
+from runs_for_tests import BASELINE as WHOLE
+from runs_for_tests import SPECTREG as PENALIZED
+from runs_for_tests import numbers, with_dropout
+from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from gradreg.data.dataset import Dataset
 from gradreg.data.splits import indices
 from gradreg.study import train as module
-from gradreg.study.config import SETTINGS, Run, StudyError
-from gradreg.study.train import _batches, accuracy, build, dataset, first_batch, train
+from gradreg.study.config import Data, Model, Optimizer, Penalty, Run, Split, StudyError
+from gradreg.study.grid import put
+from gradreg.study.train import (
+    StoppedError,
+    Training,
+    Watch,
+    accuracy,
+    batches,
+    build_optimizer,
+    build_penalty,
+    dataset,
+    divide,
+    train,
+)
 
-BASELINE = replace(SETTINGS["digits"].run((), 0, "validation"), steps=12)
-SPECTREG = replace(BASELINE, penalties=(("SpectReg", 0.1),))
+BASELINE = put(WHOLE, {"schedule.steps": 12, "protocol.measure": "validation"})
+SPECTREG = put(PENALIZED, {"schedule.steps": 12, "protocol.measure": "validation"})
 OTHERS = [
     SPECTREG,
-    replace(BASELINE, penalties=(("DoubleBack", 30.0),)),
-    replace(BASELINE, penalties=(("SpectReg", 0.1), ("ConfidencePenalty", 0.5))),
+    replace(BASELINE, penalties=(Penalty("DoubleBack", 30.0),)),
+    replace(BASELINE, penalties=(Penalty("SpectReg", 0.1), Penalty("ConfidencePenalty", 0.5))),
+    replace(BASELINE, penalties=(Penalty("SpectReg", 0.1, (("samples", 2), ("sphere", True))),)),
 ]
+DIGITS = dataset("digits")
 
 
-def numbers(run: Run) -> dict[str, Any]:
-    """All that a run measures but the time it took."""
-    return {name: value for name, value in train(run).items() if name != "seconds"}
+def measured(run: Run, data: Dataset = DIGITS, **others: Any) -> dict[str, Any]:
+    return numbers(train(run, data, **others)[0])
 
 
-def noise(size: int = 28) -> Dataset:
+def noise() -> Dataset:
     """Random images of LeNet-5's size."""
     g = Generator().manual_seed(5)
     labels = torch.arange(300) % 10
-    return Dataset("noise", torch.rand(300, 1, size, size, generator=g), labels, tuple("0123456789"))
+    return Dataset("noise", torch.rand(300, 1, 28, 28, generator=g), labels, tuple("0123456789"))
+
+
+def lenet(run: Run) -> Run:
+    return replace(put(run, {"schedule.steps": 4}), data=Data("noise"), model=Model("lenet5"), split=Split(100, 50, 50))
+
+
+class Keeping:
+    """A keeper in memory."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, Any]] = []
+        self.beats: list[tuple[int, int]] = []
+        self.checkpoints: list[bytes] = []
+
+    def note(self, line: dict[str, Any]) -> None:
+        self.lines.append(line)
+
+    def beat(self, step: int, steps: int) -> None:
+        self.beats.append((step, steps))
+
+    def save_checkpoint(self, content: bytes) -> None:
+        self.checkpoints.append(content)
+
+
+# --- the same, and not the same ---------------------------------------------------------------------------------------
 
 
 def test_same_run_gives_the_same_numbers_bit_for_bit() -> None:
-    run = replace(SPECTREG, report="test")
-    first = numbers(run)
+    run = put(SPECTREG, {"protocol.measure": "test"})
+    first = measured(run)
     torch.manual_seed(99)
-    assert numbers(run) == first
-    assert set(first) == {"train_loss", "validation_accuracy", "test_accuracy", "jacobian_norm"}
+    assert measured(run) == first
+    assert set(first) == {"steps", "train_loss", "validation_accuracy", "test_accuracy", "jacobian_norm"}
 
 
-def test_dropout_is_seeded_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "dataset", lambda name: noise())
-    run = replace(SPECTREG, model="lenet5", validation_size=50, test_size=50, steps=4, report="test")
-    first = numbers(run)
+def test_dropout_is_seeded_too() -> None:
+    run = put(lenet(SPECTREG), {"protocol.measure": "test"})
+    first = measured(run, noise())
     torch.manual_seed(99)
-    assert numbers(run) == first
+    assert measured(run, noise()) == first
 
 
-def test_random_projections_do_not_shift_the_dropout_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_random_projections_do_not_shift_the_dropout_masks() -> None:
     """A penalty of next to no weight leaves all numbers as the baseline's."""
-    monkeypatch.setattr(module, "dataset", lambda name: noise())
-    lenet = replace(BASELINE, model="lenet5", validation_size=50, test_size=50, steps=4)
-    with_penalty = numbers(replace(lenet, penalties=(("SpectReg", 1e-12),)))
-    assert with_penalty == pytest.approx(numbers(lenet), rel=1e-4)
+    with_penalty = measured(put(lenet(SPECTREG), {"weight": 1e-12}), noise())
+    assert with_penalty == pytest.approx(measured(lenet(BASELINE), noise()), rel=1e-4)
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"penalties": (("SpectReg", 0.11),)}, {"batch_size": 21}])
+def test_what_is_watched_changes_nothing() -> None:
+    run = put(SPECTREG, {"schedule.steps": 45})
+    watch = Watch(Keeping(), checkpoint_seconds=0, beat_seconds=0)
+    assert measured(run, watch=watch) == measured(run)
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"weight": 0.11}, {"schedule.batch_size": 21}])
 def test_different_run_gives_different_numbers(change: Mapping[str, Any]) -> None:
-    assert numbers(replace(SPECTREG, **change))["train_loss"] != numbers(SPECTREG)["train_loss"]
+    assert measured(put(SPECTREG, change))["train_loss"] != measured(SPECTREG)["train_loss"]
 
 
-@pytest.mark.parametrize("other", OTHERS, ids=lambda run: "+".join(name for name, _ in run.penalties))
+@pytest.mark.parametrize("other", OTHERS, ids=lambda run: "+".join(p.preset for p in run.penalties))
 def test_methods_share_subset_batches_and_initialization_of_a_seed(other: Run) -> None:
-    def state(run: Run) -> list[torch.Tensor]:
-        batches = torch.stack(list(_batches(100, run)))
-        return [*build(run)[0].parameters(), *first_batch(run), batches]
+    def state(run: Run) -> list[Tensor]:
+        training = Training(run, divide(run, DIGITS), 10)
+        return [*training.model.parameters(), training.x, training.y, torch.stack(list(batches(100, run)))]
 
     for one, two in zip(state(BASELINE), state(other), strict=True):
         assert torch.equal(one, two)
     different = zip(state(BASELINE), state(replace(BASELINE, seed=1)), strict=True)
-    assert sum(not torch.equal(one, two) for one, two in different) == 4 + 3  # all but the biases, which start at 0
+    # All but the biases, which start at 0, and the labels: ten of each class in order.
+    assert sum(not torch.equal(one, two) for one, two in different) == 4 + 2
+
+
+# --- going on from a checkpoint ---------------------------------------------------------------------------------------
+
+
+def stop_after(step: int, keeper: Keeping) -> Watch:
+    """Asked before each step."""
+    asked = iter(range(10**6))
+    return Watch(keeper, stop=lambda: next(asked) >= step)
+
+
+def parameters(content: Training) -> list[Tensor]:
+    return list(content.model.state_dict().values())
+
+
+@pytest.mark.parametrize("penalty", ["none", "spectreg", "dropout and spectreg"])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_stopped_run_goes_on_to_the_same_result_network_and_metrics(
+    tmp_path: Path, penalty: str, optimizer: str
+) -> None:
+    run = put(BASELINE if penalty == "none" else SPECTREG, {"schedule.steps": 50, "optimizer.name": optimizer})
+    if penalty.startswith("dropout"):
+        run = with_dropout(tmp_path, run)
+    whole, pieces = Keeping(), Keeping()
+    expected, reached = train(run, DIGITS, watch=Watch(whole))
+    start = None
+    for stop in (0, 23, 20, 3):  # 0, 23, 43 and 46 in all
+        with pytest.raises(StoppedError, match=r"stopped after step \d+ of 50; its state is kept"):
+            train(run, DIGITS, start=start, watch=stop_after(stop, pieces))
+        start = pieces.checkpoints[-1]
+        torch.manual_seed(99)
+    found, training = train(run, DIGITS, start=start, watch=Watch(pieces))
+    assert numbers(found) == numbers(expected)
+    assert found["seconds"] > 0
+    for one, two in zip(parameters(training), parameters(reached), strict=True):
+        assert torch.equal(one, two)
+    assert list(map(numbers, pieces.lines)) == list(map(numbers, whole.lines))
+    assert [line["step"] for line in whole.lines] == [20, 40, 50]
+
+
+def test_run_that_is_stopped_too_early_gives_another_network() -> None:
+    """That the comparison above can fail: a checkpoint matters."""
+    run = put(SPECTREG, {"schedule.steps": 50})
+    other = train(replace(run, seed=1), DIGITS)[1].state()
+    kept = torch.load(io.BytesIO(other), weights_only=True)
+    kept["step"] = 25
+    buffer = io.BytesIO()
+    torch.save(kept, buffer)
+    assert measured(run, start=buffer.getvalue())["train_loss"] != measured(run)["train_loss"]
+
+
+@pytest.mark.parametrize("until", [20, 33, 54, 57])
+def test_run_goes_on_from_the_same_run_that_ended_earlier(until: int) -> None:
+    """As a search does; also where the earlier run looked at a last step that this one passes by."""
+    run = put(SPECTREG, {"schedule.steps": 58})
+    early, training = train(put(run, {"schedule.until": until}), DIGITS)
+    assert early["steps"] == training.step == until
+    assert measured(run, start=training.state()) == measured(run)
+
+
+def test_learning_rate_of_a_run_that_ends_early_is_that_of_all_steps() -> None:
+    seen: list[float] = []
+    handle = register_optimizer_step_pre_hook(lambda o, *_: seen.append(o.param_groups[0]["lr"]))
+    try:
+        train(put(BASELINE, {"schedule.steps": 16, "schedule.until": 10}), DIGITS)
+    finally:
+        handle.remove()
+    assert seen == pytest.approx([0.003] * 8 + [0.0003] * 2)
+
+
+def test_state_after_the_last_step_gives_the_result_without_a_step() -> None:
+    expected, training = train(SPECTREG, DIGITS)
+    found, again = train(SPECTREG, DIGITS, start=training.state())
+    assert numbers(found) == numbers(expected)
+    assert again.step == 12
+
+
+# --- what is seen on the way ------------------------------------------------------------------------------------------
+
+
+def test_signs_of_life_and_checkpoints_come_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter(range(10**6))
+    monkeypatch.setattr(module.time, "monotonic", lambda: float(next(now)))
+    keeper = Keeping()
+    found, _ = train(BASELINE, DIGITS, watch=Watch(keeper, checkpoint_seconds=5, beat_seconds=2))
+    assert keeper.beats == [(step, 12) for step in (0, 2, 4, 6, 8, 10, 12)]
+    steps = [torch.load(io.BytesIO(content), weights_only=True)["step"] for content in keeper.checkpoints]
+    assert steps == [5, 10]
+    assert found["seconds"] == 12
+    keeper = Keeping()
+    train(BASELINE, DIGITS, watch=Watch(keeper, checkpoint_seconds=4))
+    assert len(keeper.checkpoints) == 2  # none at the last step
+
+
+def test_metrics_have_a_line_of_each_look_and_some_validation_accuracy() -> None:
+    keeper = Keeping()
+    run = put(SPECTREG, {"schedule.steps": 210, "schedule.batch_size": 5})
+    found, _ = train(run, DIGITS, watch=Watch(keeper))
+    assert [line["step"] for line in keeper.lines] == [*range(20, 201, 20), 210]
+    for line in keeper.lines:
+        assert set(line) >= {"step", "seconds", "learning_rate", "total", "task"}
+        terms = [value for name, value in line.items() if "spectreg" in name]
+        assert len(terms) == 1
+        assert line["total"] == pytest.approx(line["task"] + terms[0], rel=1e-5)
+    assert sum("validation_accuracy" in line for line in keeper.lines) == 10
+    assert keeper.lines[-1]["validation_accuracy"] == found["validation_accuracy"]
+    assert keeper.lines[-1]["learning_rate"] == pytest.approx(0.003 / 100)
+    assert found["train_loss"] == pytest.approx(sum(line["task"] for line in keeper.lines[-5:]) / 5)
+
+
+@pytest.mark.parametrize(("steps", "most"), [(5, 1), (100, 5), (10**5, 212)])
+def test_number_of_lines_is_bounded(steps: int, most: int) -> None:
+    noted, measured = module._marks(put(BASELINE, {"schedule.steps": steps}))
+    assert steps in noted
+    assert measured <= noted
+    assert len(noted) <= most
+    assert len(measured) <= 10
+
+
+# --- test points ------------------------------------------------------------------------------------------------------
 
 
 def test_run_for_validation_returns_nothing_of_the_test_points() -> None:
-    assert set(train(SPECTREG)) == {"seconds", "train_loss", "validation_accuracy"}
+    assert set(train(SPECTREG, DIGITS)[0]) == {"steps", "seconds", "train_loss", "validation_accuracy"}
+    assert divide(SPECTREG, DIGITS).test_x is None
 
 
-def test_run_for_validation_never_looks_at_the_test_points(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = dataset("digits")
-    parts = indices(whole, 100, 400, 797, seed=0)
-    poisoned = whole.x.clone()
+def test_run_for_validation_never_looks_at_the_test_points() -> None:
+    parts = indices(DIGITS, 100, 400, 797, seed=0)
+    poisoned = DIGITS.x.clone()
     poisoned[parts.test] = torch.nan
-    expected = numbers(SPECTREG)
-    monkeypatch.setattr(module, "dataset", lambda name: replace(whole, x=poisoned))
-    assert numbers(SPECTREG) == expected
+    expected = measured(SPECTREG)
+    assert measured(SPECTREG, replace(DIGITS, x=poisoned)) == expected
     # That the poison works: the same network, asked for its answers to the test points.
-    assert train(replace(SPECTREG, report="test"))["test_accuracy"] < 20 < expected["validation_accuracy"]
+    found = measured(put(SPECTREG, {"protocol.measure": "test"}), replace(DIGITS, x=poisoned))
+    assert found["test_accuracy"] < 20 < expected["validation_accuracy"]
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
 
 
 def test_training_learns() -> None:
-    found = train(replace(SPECTREG, steps=60))
+    found, _ = train(put(SPECTREG, {"schedule.steps": 60}), DIGITS)
     assert found["validation_accuracy"] > 70
     assert found["train_loss"] < 1
     assert found["seconds"] > 0
 
 
-def test_weight_decay_is_that_of_half_the_squared_norm_of_matrices_in_the_loss() -> None:
+@pytest.mark.parametrize("name", ["adam", "sgd"])
+def test_weight_decay_is_that_of_half_the_squared_norm_of_matrices_in_the_loss(name: Any) -> None:
     decay = 0.5
-    model, objective, optimizer = build(replace(BASELINE, weight_decay=decay))
+    run = replace(BASELINE, optimizer=Optimizer(0.003, name, weight_decay=decay))
+    training = Training(run, divide(run, DIGITS), 10)
+    model = training.model
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1)  # biases start at 0, where decay does not show
-    x, y = first_batch(BASELINE)
+    chosen = next(batches(100, run))
+    x, y = training.x[chosen], training.y[chosen]
     squares = torch.stack([p.square().sum() for p in model.parameters() if p.ndim > 1])
     loss = cross_entropy(model(x), y) + decay * 0.5 * squares.sum()
     expected = torch.autograd.grad(loss, list(model.parameters()))
-    objective(model, x, y).total.backward()
-    optimizer.step()
+    training.advance(chosen)
     for parameter, gradient in zip(model.parameters(), expected, strict=True):
-        seen = optimizer.state[parameter]["exp_avg"] / (1 - 0.9)  # Adam's first moment after one step
+        state = training.optimizer.state[parameter]
+        # Adam's first moment after one step, SGD's momentum.
+        seen = state["exp_avg"] / (1 - 0.9) if name == "adam" else state["momentum_buffer"]
         torch.testing.assert_close(seen, gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_sgd_has_nesterovs_momentum_where_there_is_any() -> None:
+    model = torch.nn.Linear(2, 2)
+    for momentum, nesterov in ((0.9, True), (0.0, False)):
+        found = build_optimizer(replace(BASELINE, optimizer=Optimizer(0.1, "sgd", momentum)), model)
+        assert (found.defaults["momentum"], found.defaults["nesterov"]) == (momentum, nesterov)
 
 
 def test_learning_rate_falls_at_half_and_three_quarters_of_the_steps() -> None:
     seen: list[float] = []
     handle = register_optimizer_step_pre_hook(lambda o, *_: seen.append(o.param_groups[0]["lr"]))
     try:
-        train(replace(BASELINE, steps=8))
+        train(put(BASELINE, {"schedule.steps": 8}), DIGITS)
+        train(put(BASELINE, {"schedule.steps": 4, "schedule.milestones": (0.25,), "schedule.factor": 0.5}), DIGITS)
     finally:
         handle.remove()
-    assert seen == pytest.approx([0.003] * 4 + [0.0003] * 2 + [0.00003] * 2)
+    assert seen == pytest.approx([0.003] * 4 + [0.0003] * 2 + [0.00003] * 2 + [0.003] + [0.0015] * 3)
 
 
 @pytest.mark.parametrize(("steps", "named"), [(3, 3), (45, 20)])
 def test_diverging_run_names_the_step(steps: int, named: int) -> None:
-    run = replace(BASELINE, penalties=(("DoubleBack", 1e39),), steps=steps)
+    run = replace(put(BASELINE, {"schedule.steps": steps}), penalties=(Penalty("DoubleBack", 1e39),))
     with pytest.raises(StudyError, match=rf"the loss became (inf|nan) by step {named}; use a smaller weight"):
-        train(run)
+        train(run, DIGITS)
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
 
 
 def test_unknown_data_set_is_named() -> None:
-    with pytest.raises(StudyError, match="no data set 'letters'; expected 'digits' or 'mnist'"):
-        train(replace(BASELINE, data="letters"))
+    with pytest.raises(StudyError, match="no data set of that name: 'digit' is not known; did you mean 'digits'"):
+        dataset("digit")
+
+
+@pytest.mark.parametrize(
+    ("penalty", "message"),
+    [
+        (Penalty("SpektReg", 0.1), "no penalty of that name: 'SpektReg' is not known; did you mean 'SpectReg'"),
+        (Penalty("Penalty", 0.1), "'Penalty' is not known"),
+        (Penalty("JacobianPenalty", 0.1), "'JacobianPenalty' is not known"),
+        (Penalty("Objective", 0.1), "'Objective' is not known"),
+        (Penalty("JacReg", 0.1, (("draws", 2),)), r"JacReg\(0.1, draws=2\) cannot be made: .*draws"),
+        (Penalty("SpectReg", -1.0), r"SpectReg\(-1\) cannot be made"),
+    ],
+)
+def test_penalties_that_cannot_be_made_are_named(penalty: Penalty, message: str) -> None:
+    with pytest.raises(StudyError, match=message):
+        build_penalty(penalty)
+
+
+def test_every_preset_can_be_named() -> None:
+    for name in ("DoubleBack", "SpectReg", "FrobReg", "JacReg", "ConfidencePenalty", "LabelSmoothing"):
+        assert build_penalty(Penalty(name, 0.25)).weight == 0.25
+
+
+def test_network_whose_source_has_changed_is_refused(tmp_path: Path) -> None:
+    run = with_dropout(tmp_path, SPECTREG)
+    measured(run)
+    with (tmp_path / "nets.py").open("a") as file:
+        file.write("# another\n")
+    with pytest.raises(StudyError, match="has changed since the run was described; give the command again"):
+        train(run, DIGITS)
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("size", "batch_size"), [(10, 4), (10, 5), (7, 20), (100, 1)])
 def test_batches_cover_each_example_once_in_each_pass(size: int, batch_size: int) -> None:
-    run = replace(BASELINE, steps=3 * size, batch_size=batch_size)
-    batches = list(_batches(size, run))
-    assert [len(batch) for batch in batches] == [batch_size] * run.steps
-    passes = torch.cat(batches).reshape(-1, size)
+    run = put(BASELINE, {"schedule.steps": 3 * size, "schedule.batch_size": batch_size})
+    found = list(batches(size, run))
+    assert [len(batch) for batch in found] == [batch_size] * run.steps
+    passes = torch.cat(found).reshape(-1, size)
     assert len(passes) == 3 * batch_size
     assert torch.equal(passes.sort(1).values, torch.arange(size).expand(len(passes), -1))
     assert not torch.equal(passes[0], passes[1])

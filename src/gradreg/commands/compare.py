@@ -1,168 +1,213 @@
-"""`gradreg compare`: from options to a table, a plot and one sentence."""
+"""`gradreg compare`: from a data set to a table, a report, a trained network and one sentence."""
 
-import json
-import math
-import os
-from collections.abc import Mapping
+import shlex
+import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
 
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from gradreg.study import compare, report
-from gradreg.study.config import SETTINGS, Method, Run, Setting, StudyError
-from gradreg.study.cost import step_costs
-from gradreg.study.execute import execute
-from gradreg.study.plot import save_plot
+from gradreg.commands.common import Doing, do, positive, show
+from gradreg.studies import _own, digits, mnist
+from gradreg.studies._methods import arms, methods
+from gradreg.study.config import Model, Run, StudyError
+from gradreg.study.files import Loaded, kept_studies
+from gradreg.study.grid import Study
+from gradreg.study.own_data import check_apart, own_data
+from gradreg.study.source import code_hash
 from gradreg.study.store import Store, write_atomically
-from gradreg.study.train import train
+from gradreg.study.summary import Row, Summary
+from gradreg.study.verdict import better, call, gain, known
+
+BUILT_IN = {"digits": digits, "mnist": mnist}
 
 
-@dataclass(frozen=True)
-class Compare:
+@dataclass(frozen=True, kw_only=True)
+class Compare(Doing):
     """Compare gradient regularizers on a data set with few labels.
 
     Trains the baseline and each method: weights are chosen on a validation split, then every method is trained on the
-    same new training subsets and initializations, one per seed, and tested once. Ends with a table, a plot and one
-    sentence that says what to use. Finished runs are kept and not repeated.
+    same new training subsets and initializations, one per seed, and tested once. Ends with a table, a report, the
+    trained network of the recommended configuration, and one sentence that says what to use. Finished runs are kept
+    and not repeated.
     """
 
-    data: tyro.conf.Positional[Literal["digits", "mnist"]]
-    """digits: scikit-learn's handwritten digits, no download. mnist: from $GRADREG_DATA, else downloaded."""
+    data: tyro.conf.Positional[str]
+    """digits: scikit-learn's handwritten digits, no download. mnist: from $GRADREG_DATA, else downloaded. Or your own:
+    a folder with a folder of images per class (or train/, val/, test/ of these), a .zip of it, an .npz of X and y."""
+    model: str | None = None
+    """Network: lenet5, small-cnn, convnet, mlp, or module:factory of your own. Default: by the data's shape."""
+    image_size: int | None = None
+    """Side of the squares that your own images are made to. Default: kept where all have one size of at most 64."""
     train_size: int | None = None
-    """Number of labelled training points, the same for each class. Default: 100 (digits), 2000 (mnist)."""
+    """Number of labelled training points. Default: 100 (digits), 2000 (mnist), else all that are left."""
     seeds: int | None = None
-    """Number of final runs of each method. Default: 10 (digits), 5 (mnist)."""
+    """Number of final runs of each method. Default: 10 (digits), else 5."""
     tuning_seeds: int | None = None
-    """Number of runs for each weight on the validation split. Default: 2 (digits), 1 (mnist)."""
+    """Number of runs for each weight on the validation split. Default: 2 (digits), else 1."""
+    unbalanced: bool = False
+    """Draw --train-size points at random rather than the same number of each class."""
     steps: int | None = None
-    """Optimizer steps of a run. Default: 200 (digits), 2000 (mnist; the paper's protocol is 10000)."""
+    """Optimizer steps of a run. Default: 200 (digits), 2000 (mnist; the paper's protocol is 10000), else by size."""
     batch_size: int | None = None
-    """Examples in a step. Default: 20 (digits), 50 (mnist)."""
+    """Examples in a step. Default: 20 (digits), else 50, or less for few points."""
+    learning_rate: float | None = None
+    """Of Adam, at the start. Default: 0.003 (digits), 0.001 (mnist), else 0.001 for lenet5 and 0.003 for others."""
     methods: tuple[str, ...] = ()
     """Methods beside the baseline, by name: doubleback spectreg frobreg jacreg confidencepenalty; spectreg=0.03 fixes
-    the weight and skips its search. Default: all."""
-    jobs: int | None = None
-    """Processes, of one thread each. Default: one per core."""
-    out: Path | None = None
-    """Directory for runs, table and plot. Default: runs/DATA."""
+    the weight and skips its search. Default: all; on your own data those that cost the same for any number of
+    classes (not frobreg, jacreg)."""
 
 
 def run_compare(options: Compare) -> None:
     """Runs the comparison, and shows and keeps what it found."""
-    setting = _setting(options)
-    jobs = _positive(options.jobs if options.jobs is not None else os.cpu_count() or 1, "--jobs")
-    out = options.out or Path("runs") / options.data
     console = Console()
-    store = _store(out)
-    middle = {m.name: m.grid[len(m.grid) // 2] for m in setting.methods if m.grid}
-    timed = {method.name: setting.run(compare.penalties(method, middle), 0, "validation") for method in setting.methods}
-    with console.status("timing one training step of each method"):
-        costs = step_costs(timed)
-    tuning = compare.tuning_runs(setting)
-    seconds = {run: setting.steps * costs[method.name] for run, (method, _) in tuning.items()}
-    later = setting.seeds * setting.steps * sum(costs.values())
-    console.print(
-        f"[bold]{setting.data}[/bold]: {setting.train_size} labels, {setting.model}, {setting.steps} steps; "
-        f"{len(tuning)} runs choose the weights, then {setting.seeds * len(setting.methods)} final runs. "
-        f"About {_minutes((sum(seconds.values()) + later) / jobs)} on {jobs} process(es) if nothing is done yet."
-    )
-    results = _run_all(console, store, seconds, jobs, "choosing weights", later) if tuning else {}
-    weights = compare.chosen_weights(setting, results)
-    final = compare.final_runs(setting, weights)
-    seconds = {run: setting.steps * costs[method.name] for run, method in final.items()}
-    results = _run_all(console, store, seconds, jobs, "final runs", 0)
-    comparison = compare.summarize(setting, weights, results, costs)
-    console.print()
-    console.print(report.table(comparison), crop=False)
-    console.print()
-    for note in report.notes(comparison):
-        console.print(f"  {note}", style="dim", highlight=False)
-    save_plot(comparison, out / "comparison.png")
-    write_atomically(out / "comparison.md", report.markdown(comparison))
-    write_atomically(out / "comparison.json", json.dumps(report.plain(comparison), indent=1))
-    console.print(f"\nplot {out / 'comparison.png'}, table {out / 'comparison.md'}, data {out / 'comparison.json'}\n")
-    console.print(report.verdict(comparison), style="bold green", highlight=False)
-
-
-def _setting(options: Compare) -> Setting:
-    """The data set's setting with the options put in."""
-    setting = SETTINGS[options.data]
-    fields = ("train_size", "seeds", "tuning_seeds", "steps", "batch_size")
-    given = {name: getattr(options, name) for name in fields if getattr(options, name) is not None}
-    for name, value in given.items():
-        _positive(value, "--" + name.replace("_", "-"))
-    methods = tuple(_method(word, setting) for word in options.methods) or setting.methods[1:]
-    names = [method.name for method in methods]
-    for name in names:
-        if names.count(name) > 1:
-            raise StudyError(f"--methods names {name} {names.count(name)} times; expected each method once.")
-    return replace(setting, methods=(setting.methods[0], *methods), **given)
-
-
-def _store(out: Path) -> Store:
-    try:
-        return Store(out / "runs")
-    except OSError as error:
-        raise StudyError(f"--out got {out}, where no directory can be made: {error}.") from error
-
-
-def _method(word: str, setting: Setting) -> Method:
-    """A method by its name, or by name=weight."""
-    known = {method.name: method for method in setting.methods[1:]}
-    name, equals, weight = word.partition("=")
-    if name not in known:
-        raise StudyError(f"--methods got {word!r}; expected one or more of {', '.join(known)}, or spectreg=0.03.")
-    if not equals:
-        return known[name]
-    try:
-        number = float(weight)
-    except ValueError:
-        number = math.nan
-    if not (math.isfinite(number) and number > 0):
-        raise StudyError(f"--methods got {word!r}; expected a weight > 0, as in {name}=0.03.")
-    return replace(known[name], grid=(number,))
-
-
-def _positive(value: int, option: str) -> int:
-    if value < 1:
-        raise StudyError(f"{option} got {value}; expected a whole number >= 1.")
-    return value
-
-
-def _run_all(
-    console: Console, store: Store, seconds: Mapping[Run, float], jobs: int, title: str, later: float
-) -> dict[Run, dict[str, Any]]:
-    """Runs what the store lacks, the longest first, with a live display; returns all results."""
-    results = {run: found for run in seconds if (found := store.result(run)) is not None}
-    missing = sorted((run for run in seconds if run not in results), key=lambda run: -seconds[run])
-    if results:
-        console.print(f"{title}: {len(results)} of {len(seconds)} done before")
-    failed: list[str] = []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("{task.fields[left]}"), console=console) as progress:
-        task = progress.add_task(title, total=len(seconds), completed=len(results), left="")
-        remaining, spent, expected = sum(seconds[run] for run in missing), 0.0, 0.0
-        for outcome in execute(train, missing, jobs=jobs):
-            remaining -= seconds[outcome.item]
-            if outcome.error is None:
-                store.save(outcome.item, outcome.result)
-                results[outcome.item] = outcome.result
-                spent, expected = spent + outcome.result["seconds"], expected + seconds[outcome.item]
-            else:
-                failed.append(f"{outcome.item.penalties} seed {outcome.item.seed}: {outcome.error}")
-            pace = spent / expected if expected else 1.0
-            progress.update(task, advance=1, left=f"about {_minutes((remaining + later) * pace / jobs)} left")
-    if failed:
+    check_apart(Path(options.data).expanduser(), options.store)
+    store = Store(options.store)
+    for name in ("train_size", "seeds", "tuning_seeds", "steps", "batch_size"):
+        if (value := getattr(options, name)) is not None:
+            positive(value, "--" + name.replace("_", "-"))
+    if options.learning_rate is not None and not options.learning_rate > 0:
+        raise StudyError(f"--learning-rate got {options.learning_rate}; expected a number > 0.")
+    if options.unbalanced and options.train_size is None:
         raise StudyError(
-            f"{len(failed)} of {len(seconds)} runs failed; the others are kept, and the same command tries these "
-            "again:\n" + "\n".join(failed[:3])
+            "--unbalanced is for a draw of --train-size points; without it training takes all that are left."
         )
-    return results
+    loaded = _built_in(options) if options.data in BUILT_IN else _own_study(options, store, console)
+    summary = do(loaded, options, _command(options), console)
+    folder = store.study(loaded.study.name)
+    best = recommended(summary)
+    try:
+        show(summary, folder, console)
+    finally:
+        if best is not None:
+            _hand_over(best, store, folder, console)
 
 
-def _minutes(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+def recommended(summary: Summary) -> Row | None:
+    """The row to use: the best of those that beat the baseline beyond chance, else the baseline; None without runs."""
+    (group,) = summary.groups
+    found = max(better(group), key=gain, default=group.rows[0])
+    return found if known(found) else None
+
+
+def _hand_over(row: Row, store: Store, folder: Path, console: Console) -> None:
+    """Copies the network of the best validation accuracy among the row's seeds, and says how to load it."""
+    results = {run: found for run in row.runs if (found := store.result(run)) is not None}
+    run = max(results, key=lambda run: (results[run]["validation_accuracy"], -run.seed))
+    trained = store.files(run).folder / "model.pt"
+    if not _is_whole(trained):
+        console.print(
+            f"\nthe trained network of {call(row)}, {trained}, is missing or damaged: delete {trained.parent} and give "
+            "the same command again.",
+            highlight=False,
+        )
+        return
+    write_atomically(folder / "model.pt", trained.read_bytes())
+    console.print(
+        f"\ntrained network of {call(row)}, seed {run.seed} (the best of its seeds on validation points): "
+        f"{folder / 'model.pt'}\n",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(
+        "    from gradreg.study.trained import load\n"
+        f'    classifier = load("{folder / "model.pt"}")\n'
+        "    classifier.predict(images)  # float images in [0, 1], or features, as the data set has them",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a trained network is there with all its bytes, by the checksums of the archive that it is."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def _built_in(options: Compare) -> Loaded:
+    """The data set's setting with the options put in."""
+    module = BUILT_IN[options.data]
+    if options.image_size is not None:
+        raise StudyError(f"--image-size is for your own images; {options.data} has one size.")
+    chosen = methods(options.methods, module.GRIDS)
+    run: Run = module.RUN
+    size = options.train_size or run.split.train_size
+    split = replace(run.split, train_size=size, balanced=not options.unbalanced)
+    run = _with(replace(run, split=split), options)
+    return Loaded(_with_seeds(replace(module.STUDY, arms=arms(run, chosen)), options))
+
+
+def _own_study(options: Compare, store: Store, console: Console) -> Loaded:
+    path = Path(options.data).expanduser()
+    if not path.exists() and not path.suffix and len(path.parts) == 1:
+        raise StudyError(
+            f"there is no data set {options.data!r}: expected {', '.join(BUILT_IN)}, or the path of your own folder of "
+            "class folders, .zip or .npz."
+        )
+    with console.status(f"reading {path}"):
+        facts = own_data(path, store, image_size=options.image_size)
+    chosen = methods(options.methods, _own.GRIDS if not options.methods else _own.GRIDS | _own.MORE_GRIDS)
+    run = _own.own_run(
+        facts,
+        model=options.model,
+        train_size=options.train_size,
+        steps=options.steps,
+        batch_size=options.batch_size,
+        balanced=options.train_size is not None and not options.unbalanced,
+    )
+    run = _with(run, options)
+    shape = " x ".join(map(str, facts.shape))
+    validation, test = facts.validation or run.split.validation_size, facts.test or run.split.test_size
+    sizes = f"{run.split.train_size} training, {validation} validation, {test} test points"
+    console.print(
+        f"[bold]{facts.name}[/bold]: {facts.points} points of {facts.classes} classes, {shape}; "
+        f"{sizes}; {run.model.name}, {run.schedule.steps} steps of "
+        f"{run.schedule.batch_size}",
+        highlight=False,
+    )
+    study = _with_seeds(_own.own_study(facts, run, chosen), options)
+    for other in kept_studies(store):
+        if other.name == study.name and other.arms[0].run.data != run.data:  # of another folder of the same name
+            study = replace(study, name=f"{study.name}-{facts.content[:6]}")
+    notes = facts.notes
+    if options.train_size is None:
+        notes = (*notes, _own.ALL_POINTS)
+    return Loaded(study, notes)
+
+
+def _with(run: Run, options: Compare) -> Run:
+    """The run with the options put in that mean the same for every data set."""
+    name = options.model or run.model.name
+    schedule = replace(
+        run.schedule,
+        steps=options.steps or run.schedule.steps,
+        batch_size=options.batch_size or run.schedule.batch_size,
+    )
+    rate = options.learning_rate or run.optimizer.learning_rate
+    return replace(
+        run,
+        model=Model(name, code_hash(name)),
+        schedule=schedule,
+        optimizer=replace(run.optimizer, learning_rate=rate),
+    )
+
+
+def _with_seeds(study: Study, options: Compare) -> Study:
+    return replace(study, seeds=options.seeds or study.seeds, tuning_seeds=options.tuning_seeds or study.tuning_seeds)
+
+
+def _command(options: Compare) -> str:
+    """What repeats the comparison."""
+    words = ["gradreg", "compare", options.data]
+    for name in ("model", "image_size", "train_size", "seeds", "tuning_seeds", "steps", "batch_size", "learning_rate"):
+        if (value := getattr(options, name)) is not None:
+            words += ["--" + name.replace("_", "-"), str(value)]
+    words += ["--unbalanced"] if options.unbalanced else []
+    words += ["--methods", *options.methods] if options.methods else []
+    words += ["--store", str(options.store)] if options.store != Path("runs") else []
+    return shlex.join(words)

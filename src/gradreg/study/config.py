@@ -4,13 +4,16 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 # Raised when the meaning of a field or the training code changes, so that old results are not taken for new ones.
-MEANING = 1
+MEANING = 2
 
-# How many test points the mean norm of the Jacobian is taken over: it takes one backward pass per output.
-NORM_POINTS = 500
+# The value of an option of a network or of a penalty.
+Scalar = bool | int | float | str
+Options = tuple[tuple[str, Scalar], ...]
+Measure = Literal["validation", "test"]
 
 
 class StudyError(ValueError):
@@ -18,18 +21,112 @@ class StudyError(ValueError):
 
 
 @dataclass(frozen=True)
-class Method:
-    """A way to train: a name, and the penalties with their weights.
+class Data:
+    """Which data set.
 
     Attributes:
-        name: the name on the command line and in results, such as "spectreg".
-        label: the preset of gradreg that it is, such as "SpectReg"; "Baseline" has none.
-        grid: weights to choose from, in rising order; empty for the baseline.
+        name: "digits", "mnist", or the name of the user's own.
+        content: hash of the user's own data, by which workers find it; where it lies is no part of a run's meaning.
     """
 
     name: str
-    label: str
-    grid: tuple[float, ...] = ()
+    content: str = ""
+
+
+@dataclass(frozen=True)
+class Split:
+    """How its points are divided; see `gradreg.data.splits.split`.
+
+    Attributes:
+        train_size, validation_size: numbers of points.
+        test_size: 0 where the data set has a test set of its own.
+        balanced: the same number of each class; else the first of a shuffle.
+    """
+
+    train_size: int
+    validation_size: int
+    test_size: int = 0
+    balanced: bool = True
+
+
+@dataclass(frozen=True)
+class Model:
+    """Which network.
+
+    Attributes:
+        name: of a built-in network, or ``module:factory``.
+        code: hash of the source of the user's own.
+    """
+
+    name: str
+    code: str = ""
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """How the parameters move.
+
+    Attributes:
+        name: "adam", or "sgd" (with momentum, Nesterov's form).
+        learning_rate: at the start.
+        momentum: of SGD.
+        weight_decay: times half the squared norm of weight matrices and filters, inside the loss.
+    """
+
+    learning_rate: float
+    name: Literal["adam", "sgd"] = "adam"
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long, and how the learning rate falls.
+
+    Attributes:
+        steps: optimizer steps.
+        batch_size: examples in each.
+        milestones: parts of the steps after which the learning rate is multiplied by ``factor``.
+        until: the step to stop at and measure, in a search that gives up early on what looks bad; the learning rate
+            is still that of ``steps``. 0: to the end.
+    """
+
+    steps: int
+    batch_size: int
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    factor: float = 0.1
+    until: int = 0
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """A term of the objective.
+
+    Attributes:
+        preset: a preset of gradreg, such as "SpectReg".
+        weight: what it is multiplied by.
+        options: its other plain arguments, such as ``(("samples", 2),)``.
+    """
+
+    preset: str
+    weight: float
+    options: Options = ()
+
+    def __str__(self) -> str:
+        return f"{self.preset}({', '.join([f'{self.weight:g}', *(f'{k}={v}' for k, v in self.options)])})"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What is measured.
+
+    Attributes:
+        measure: "validation", or "test" for the test points as well; only runs of a selected configuration say "test".
+        norm_points: how many test points the mean norm of the Jacobian is taken over: one backward pass per output.
+    """
+
+    measure: Measure = "test"
+    norm_points: int = 500
 
 
 @dataclass(frozen=True)
@@ -37,127 +134,76 @@ class Run:
     """One training run.
 
     Attributes:
-        data: name of the data set.
-        train_size, validation_size: numbers of points; test_size: as in `gradreg.data.splits.split`.
-        model: name of the network.
-        penalties: pairs of preset and weight, such as ``(("SpectReg", 0.03),)``.
         seed: draws the training subset, the initialization, the batches, dropout and the random projections.
-        steps, batch_size: optimizer steps, and examples in each.
-        learning_rate: of Adam; divided by 10 at 50 % and 75 % of the steps.
-        weight_decay: times half the squared norm of weight matrices and filters, inside the loss.
-        report: what is measured at the end; only "test" looks at the test points.
     """
 
-    data: str
-    train_size: int
-    validation_size: int
-    test_size: int
-    model: str
-    penalties: tuple[tuple[str, float], ...]
-    seed: int
-    steps: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float
-    report: Literal["validation", "test"]
+    data: Data
+    split: Split
+    model: Model
+    optimizer: Optimizer
+    schedule: Schedule
+    penalties: tuple[Penalty, ...] = ()
+    seed: int = 0
+    protocol: Protocol = Protocol()
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Sixteen hexadecimal digits that name the run by its meaning."""
-        penalties = [(preset, float(weight)) for preset, weight in self.penalties]  # 3 and 3.0 mean the same
-        text = json.dumps({"meaning": MEANING, **self.as_dict(), "penalties": penalties}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return digest({"meaning": MEANING, **meaning(self)})
+
+    @property
+    def steps(self) -> int:
+        """The steps that are taken."""
+        return self.schedule.until or self.schedule.steps
 
     def as_dict(self) -> dict[str, Any]:
         """The fields as plain data."""
         return dataclasses.asdict(self)
 
-
-@dataclass(frozen=True)
-class Setting:
-    """What all runs of a comparison on one data set share.
-
-    Attributes:
-        methods: the baseline first.
-    """
-
-    data: str
-    model: str
-    train_size: int
-    validation_size: int
-    test_size: int
-    steps: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float
-    seeds: int
-    tuning_seeds: int
-    methods: tuple[Method, ...]
-
-    def run(self, penalties: tuple[tuple[str, float], ...], seed: int, report: Literal["validation", "test"]) -> Run:
-        """A run of this setting."""
-        return Run(
-            data=self.data,
-            train_size=self.train_size,
-            validation_size=self.validation_size,
-            test_size=self.test_size,
-            model=self.model,
-            penalties=penalties,
-            seed=seed,
-            steps=self.steps,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
-            report=report,
-        )
+    def __str__(self) -> str:
+        terms = " + ".join(map(str, self.penalties)) or "no penalty"
+        return f"{terms}, {self.split.train_size} labels of {self.data.name}, seed {self.seed}"
 
 
-def _methods(**grids: tuple[float, ...]) -> tuple[Method, ...]:
-    presets = ("DoubleBack", "SpectReg", "FrobReg", "JacReg", "ConfidencePenalty")
-    return (Method("baseline", "Baseline"), *(Method(p.lower(), p, grids[p.lower()]) for p in presets))
+def meaning(value: Any) -> Any:
+    """A dataclass as plain data without the fields that have their default, so that a new field changes no key."""
+    if isinstance(value, tuple):
+        return [meaning(item) for item in value]
+    if not dataclasses.is_dataclass(value):
+        return value
+    found = {}
+    for field in dataclasses.fields(value):
+        item = getattr(value, field.name)
+        if item != field.default:
+            # 3 and 3.0 are the same weight.
+            found[field.name] = float(item) if field.type is float else meaning(item)
+    return found
 
 
-SETTINGS = {
-    # Small enough for three minutes on two cores, tuning included.
-    "digits": Setting(
-        data="digits",
-        model="small-cnn",
-        train_size=100,
-        validation_size=400,
-        test_size=797,
-        steps=200,
-        batch_size=20,
-        learning_rate=0.003,
-        weight_decay=0.0005,
-        seeds=10,
-        tuning_seeds=2,
-        methods=_methods(
-            doubleback=(3, 10, 30, 100),
-            spectreg=(0.01, 0.03, 0.1, 0.3),
-            frobreg=(0.01, 0.03, 0.1, 0.3),
-            jacreg=(3, 10, 30, 100),
-            confidencepenalty=(0.15, 0.5, 1.5, 5),
+def digest(value: Any) -> str:
+    """Sixteen hexadecimal digits of plain data."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def out_of_range(run: Run) -> list[str]:
+    """What is wrong with the numbers of a run whose values have the right types, in words."""
+    split, optimizer, schedule = run.split, run.optimizer, run.schedule
+    rules = (
+        ("split.train_size", split.train_size, split.train_size >= 1, ">= 1"),
+        ("split.validation_size", split.validation_size, split.validation_size >= 0, ">= 0"),
+        ("split.test_size", split.test_size, split.test_size >= 0, ">= 0"),
+        ("optimizer.learning_rate", optimizer.learning_rate, optimizer.learning_rate > 0, "> 0"),
+        ("optimizer.momentum", optimizer.momentum, 0 <= optimizer.momentum < 1, ">= 0 and < 1"),
+        ("optimizer.weight_decay", optimizer.weight_decay, optimizer.weight_decay >= 0, ">= 0"),
+        ("schedule.steps", schedule.steps, schedule.steps >= 1, ">= 1"),
+        ("schedule.batch_size", schedule.batch_size, schedule.batch_size >= 1, ">= 1"),
+        (
+            "schedule.milestones",
+            schedule.milestones,
+            all(0 <= m <= 1 for m in schedule.milestones),
+            "parts from 0 to 1",
         ),
-    ),
-    # The published scripts' reading of the paper's appendix B.1, but for the number of steps (10000 there).
-    "mnist": Setting(
-        data="mnist",
-        model="lenet5",
-        train_size=2000,
-        validation_size=10000,
-        test_size=0,
-        steps=2000,
-        batch_size=50,
-        learning_rate=0.001,
-        weight_decay=0.0005,
-        seeds=5,
-        tuning_seeds=1,
-        methods=_methods(
-            doubleback=(5, 20, 50, 100),
-            spectreg=(0.003, 0.01, 0.03, 0.1),
-            frobreg=(0.003, 0.01, 0.03, 0.1),
-            jacreg=(0.1, 0.3, 1, 3),
-            confidencepenalty=(0.05, 0.15, 0.5, 1.5),
-        ),
-    ),
-}
+        ("schedule.until", schedule.until, 0 <= schedule.until <= schedule.steps, f"0 to {schedule.steps}"),
+        ("protocol.norm_points", run.protocol.norm_points, run.protocol.norm_points >= 1, ">= 1"),
+    )
+    return [f"{path}={value}; expected {expected}" for path, value, right, expected in rules if not right]

@@ -1,36 +1,113 @@
-"""What a training step of each method costs: methods interleaved in one process, medians."""
+"""What a training step of each configuration costs: all interleaved in one process, medians."""
 
+import json
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
-import torch
+from gradreg.study.config import Run, StudyError, digest, meaning
+from gradreg.study.store import Store, write_atomically
 
-from gradreg.study.config import Run
-from gradreg.study.train import build, first_batch
+REPEATS = 25
 
 
-def step_costs(runs: Mapping[str, Run], *, repeats: int = 25) -> dict[str, float]:
-    """Median seconds of one training step (forward, backward, optimizer) of each run, on one thread.
+@dataclass(frozen=True)
+class Timing:
+    """Configurations whose steps are to be timed; of those that differ in weights alone, one is."""
 
-    Args:
-        runs: by name; the same data and network.
-        repeats: timed steps of each, in turn, so that a busy moment of the machine falls on all alike.
+    runs: tuple[Run, ...]
+    store: Path
+
+
+def step_id(run: Run) -> str:
+    """What decides the time of a step: neither weights nor seeds nor the number of steps."""
+    terms = [(penalty.preset, meaning(penalty.options)) for penalty in run.penalties]
+    return digest([meaning(run.data), meaning(run.model), run.optimizer.name, run.schedule.batch_size, terms])
+
+
+def known_seconds(runs: Iterable[Run], store: Store) -> dict[str, float]:
+    """Seconds of a step by `step_id`, where these runs were tried and timed together; else empty."""
+    try:
+        found = json.loads(_file(runs, store).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def missing_timing(runs: Iterable[Run], store: Store) -> Timing | None:
+    """What has to be timed; None where it was."""
+    runs = list(runs)
+    if known_seconds(runs, store):
+        return None
+    return Timing(tuple(dict.fromkeys(runs)), store.directory)
+
+
+def save_seconds(timing: Timing, seconds: Mapping[str, float], store: Store) -> None:
+    """Keeps what was timed."""
+    write_atomically(_file(timing.runs, store), json.dumps(seconds, indent=1))
+
+
+def time_steps(timing: Timing) -> dict[str, float] | str:
+    """Median seconds of one training step (forward, backward, optimizer) of each run, on one thread, by `step_id`.
+
+    A run that cannot be built, by its data, sizes, network or penalties, is told in words instead, all of them at once.
     """
+    import torch
+
+    from gradreg.data.dataset import DataError
+    from gradreg.study.train import Training, batches, dataset, divide
+
+    store = Store(timing.store)
+    steps: dict[str, Callable[[], object]] = {}
+    problems: dict[str, list[str]] = {}
+    tried: set[str] = set()
+    for run in timing.runs:
+        built = digest([step_id(run), meaning(run.split), [meaning(term) for term in run.penalties]])
+        if built in tried:
+            continue
+        tried.add(built)
+        try:
+            data = dataset(run.data.name, store.pack(run.data.content) if run.data.content else None)
+            training = Training(run, divide(run, data), len(data.classes))
+            chosen = next(batches(len(training.y), run))
+            training.advance(chosen)
+        except (DataError, StudyError) as error:
+            problems.setdefault(str(error), []).append(str(run))
+            continue
+        except Exception as error:
+            problems.setdefault(f"{type(error).__name__}: {error}", []).append(str(run))
+            continue
+        steps.setdefault(step_id(run), lambda training=training, chosen=chosen: training.advance(chosen))
+    if problems:
+        return "\n".join(f"{named(runs)}: {problem}" for problem, runs in problems.items())
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        x, y = first_batch(next(iter(runs.values())))
-        built = {name: build(run) for name, run in runs.items()}
-        seconds: dict[str, list[float]] = {name: [] for name in runs}
-        for repeat in range(repeats + 3):
-            for name, (model, objective, optimizer) in built.items():
-                begin = time.perf_counter()
-                objective(model, x, y).total.backward()
-                optimizer.step()
-                optimizer.zero_grad()
-                if repeat >= 3:  # the first steps allocate
-                    seconds[name].append(time.perf_counter() - begin)
+        return interleaved(steps)
     finally:
         torch.set_num_threads(threads)
+
+
+def named(runs: list[str]) -> str:
+    """The first of some names, and how many more there are."""
+    return runs[0] + (f" and {len(runs) - 1} more" if len(runs) > 1 else "")
+
+
+def interleaved(steps: Mapping[str, Callable[[], object]], repeats: int = REPEATS) -> dict[str, float]:
+    """Median seconds of each call, in turn, so that a busy moment of the machine falls on all alike."""
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for repeat in range(repeats + 3):
+        for name, step in steps.items():
+            begin = time.perf_counter()
+            step()
+            if repeat >= 3:  # the first steps allocate
+                seconds[name].append(time.perf_counter() - begin)
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def _file(runs: Iterable[Run], store: Store) -> Path:
+    folder = store.directory / "timings"
+    folder.mkdir(exist_ok=True)
+    return folder / f"{digest(sorted({run.key for run in runs}))}.json"

@@ -6,9 +6,10 @@
 import multiprocessing as mp
 import os
 import signal
+import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
@@ -16,6 +17,9 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
+
+# What a process gets to stop by itself.
+GRACE_SECONDS = 10.0
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -38,42 +42,95 @@ class _Worker(Generic[Item]):
 
 
 def execute(
-    function: Callable[[Item], Any], items: Sequence[Item], *, jobs: int, tries: int = 2
+    function: Callable[[Item], Any],
+    items: Iterable[Item],
+    *,
+    jobs: int,
+    tries: int = 2,
+    setup: Callable[[], None] | None = None,
+    tick: Callable[[Sequence[Item]], None] | None = None,
 ) -> Iterator[Outcome[Item]]:
     """Yields the outcome of ``function(item)`` for every item, as they come.
 
     Args:
         function: a module-level function, which the processes import.
-        items: what to call it on; pickled.
+        items: what to call it on; pickled. A deque is emptied from its left as processes get free, and the caller may
+            append to it between outcomes.
         jobs: number of processes, each with one thread.
         tries: how often an item is started whose process dies; an item that raises is not tried again.
+        setup: a module-level function that each process calls first, such as one that handles SIGTERM: where the caller
+            stops early, busy processes get that signal, and a few seconds to end.
+        tick: called about once a second while items run, with these.
     """
-    waiting = deque((item, 1) for item in items)
+    waiting: deque[Item] = items if isinstance(items, deque) else deque(items)
+    again: deque[tuple[Item, int]] = deque()
     context = mp.get_context("spawn")
     workers: list[_Worker[Item]] = []
     try:
-        workers.extend(_start(context, function) for _ in range(min(jobs, len(items))))
-        while waiting or any(worker.item is not None for worker in workers):
-            for index, worker in enumerate(workers):
-                if worker.item is None and waiting:
-                    workers[index] = _assign(context, function, worker, *waiting.popleft())
+        while True:
+            _hand_out(context, function, setup, workers, waiting, again, jobs)
             busy = [worker for worker in workers if worker.item is not None]
-            ready = wait([worker.pipe for worker in busy])
+            if not busy:
+                return
+            ready = wait([worker.pipe for worker in busy], timeout=None if tick is None else 1.0)
+            if tick is not None:
+                tick([worker.item for worker in busy if worker.item is not None])
             for worker in [w for w in busy if w.pipe in ready]:
                 item = worker.item
                 assert item is not None
                 try:
                     result, error = worker.pipe.recv()
                 except (EOFError, OSError):
-                    workers[workers.index(worker)] = _start(context, function)
+                    workers.remove(worker)
+                    end = _exit(worker.process)
                     if worker.attempt < tries:
-                        waiting.append((item, worker.attempt + 1))
+                        again.append((item, worker.attempt + 1))
                     else:
-                        end = _exit(worker.process)
                         yield Outcome(item, error=f"its process died {worker.attempt} times ({end})")
                     continue
                 worker.item = None
                 yield Outcome(item, result, error)
+    finally:
+        _end(workers)
+
+
+def _hand_out(
+    context: Any,
+    function: Callable[[Item], Any],
+    setup: Callable[[], None] | None,
+    workers: list[_Worker[Item]],
+    waiting: deque[Item],
+    again: deque[tuple[Item, int]],
+    jobs: int,
+) -> None:
+    """Gives each free process an item, and starts processes while there are items and fewer than ``jobs`` of them."""
+    while (again or waiting) and any(w.item is None for w in workers) + (len(workers) < jobs):
+        idle = next((worker for worker in workers if worker.item is None), None)
+        if idle is None:
+            idle = _start(context, function, setup)
+            workers.append(idle)
+        item, attempt = again.popleft() if again else (waiting.popleft(), 1)
+        # Known from here on as this process's, so that nothing is lost if it dies before it has read it.
+        idle.item, idle.attempt = item, attempt
+        try:
+            idle.pipe.send(item)
+        except OSError:  # it died while it was idle, which says nothing about the item
+            workers.remove(idle)
+            idle.item = None
+            again.appendleft((item, attempt))
+
+
+def _end(workers: Sequence[_Worker[Item]]) -> None:
+    """Asks busy workers to stop, and ends them where they do not."""
+    try:
+        for worker in workers:
+            if worker.item is not None:
+                worker.process.terminate()
+        until = time.monotonic() + GRACE_SECONDS
+        for worker in workers:
+            if worker.item is not None:
+                # A worker that has stopped its run says so and waits for the next one.
+                wait([worker.pipe, worker.process.sentinel], timeout=max(0.0, until - time.monotonic()))
     finally:
         for worker in workers:
             worker.process.kill()
@@ -81,22 +138,9 @@ def execute(
             worker.process.join()
 
 
-def _assign(
-    context: Any, function: Callable[[Item], Any], worker: _Worker[Item], item: Item, attempt: int
-) -> _Worker[Item]:
-    """Hands an item to a worker, or to a new one where that died while it was idle."""
-    try:
-        worker.pipe.send(item)
-    except OSError:
-        worker = _start(context, function)
-        worker.pipe.send(item)
-    worker.item, worker.attempt = item, attempt
-    return worker
-
-
-def _start(context: Any, function: Callable[[Item], Any]) -> _Worker[Item]:
+def _start(context: Any, function: Callable[[Item], Any], setup: Callable[[], None] | None) -> _Worker[Item]:
     here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(function, there), daemon=True)
+    process = context.Process(target=_serve, args=(function, setup, there), daemon=True)
     with _single_thread(), _interrupts_held_back():
         process.start()
     there.close()
@@ -132,9 +176,11 @@ def _interrupts_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _serve(function: Callable[[Any], Any], pipe: Connection) -> None:
+def _serve(function: Callable[[Any], Any], setup: Callable[[], None] | None, pipe: Connection) -> None:
     """The life of a worker: an item in, a result or an error out."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    if setup is not None:
+        setup()
     while True:
         try:
             item = pipe.recv()
@@ -145,7 +191,10 @@ def _serve(function: Callable[[Any], Any], pipe: Connection) -> None:
         except Exception as error:
             last = traceback.format_exc(limit=-3)
             answer = (None, f"{type(error).__name__}: {error}\n{last}")
-        pipe.send(answer)
+        try:
+            pipe.send(answer)
+        except OSError:
+            return  # the parent is gone; what the item kept is kept
 
 
 def _exit(process: Any) -> str:

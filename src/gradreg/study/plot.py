@@ -1,53 +1,72 @@
-"""The picture of a comparison: every seed, the mean and its interval for each method."""
+"""The picture of a study for a README: every seed, the mean and its interval for each method. No torch here."""
 
+import math
 from pathlib import Path
 
-import matplotlib as mpl
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
-from gradreg.study.compare import Comparison
+from gradreg.study.figures import ASIDE, short
+from gradreg.study.summary import Row, Summary
+from gradreg.study.verdict import call, known
 
+# The most letters of a method's name.
+LABEL = 40
 BASELINE, METHOD, POINT = "#8a8f98", "#2b6cb0", "#1a202c"
 
 
-def save_plot(comparison: Comparison, path: Path) -> None:
-    """Draws test accuracy by method as a PNG.
+def save_plot(summary: Summary, path: Path) -> None:
+    """Draws test accuracy by method as a PNG; of several groups the first.
 
-    A bar ends at the mean over the seeds, its line spans the 95 % confidence interval of that mean, a dot is a seed.
+    A large dot is the mean over the seeds, its line spans the 95 % confidence interval of that mean, a small dot is a
+    seed. No bars: they would have to begin at 0, where no difference could be seen.
     """
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    rows = list(reversed(comparison.rows))
-    setting = comparison.setting
-    with plt.rc_context({"font.size": 10.5, "font.family": "DejaVu Sans"}):
-        figure, axes = plt.subplots(figsize=(8, 0.62 * len(rows) + 1.5), dpi=150)
-        lowest = min(min(row.points) for row in rows)
-        highest = max(max(row.points) for row in rows)
-        room = max(highest - lowest, 0.1)
-        left = lowest - 0.15 * room
-        for position, row in enumerate(rows):
-            first = row is comparison.rows[0]
-            color = BASELINE if first else METHOD
-            mean = row.accuracy.mean
-            axes.barh(position, mean - left, left=left, height=0.62, color=color, alpha=0.35 if first else 0.55)
-            if row.accuracy.sd == row.accuracy.sd:  # not for one seed
-                ends = [[mean - row.accuracy.low], [row.accuracy.high - mean]]
-                axes.errorbar(mean, position, xerr=ends, color=POINT, capsize=4, lw=1.6, zorder=3)
-            spread = [position + 0.2 * ((i % 5) - 2) / 2 for i in range(len(row.points))]
-            axes.plot(row.points, spread, "o", color=color, ms=3.6, mec="white", mew=0.5, zorder=2)
-            axes.text(highest + 0.05 * room, position, f"{mean:.2f} %", va="center", color=POINT)
-        axes.axvline(comparison.rows[0].accuracy.mean, color=BASELINE, lw=1, ls="--", zorder=1)
-        labels = [r.method.label if r.weight is None else f"{r.method.label}({r.weight:g})" for r in rows]
-        axes.set_yticks(range(len(rows)), labels)
-        axes.set_xlim(left, highest + 0.28 * room)
-        axes.set_xlabel(
-            f"test accuracy, %   (bar: mean of {setting.seeds} seeds, line: its 95 % interval, dot: one seed)"
+    group = summary.groups[0]
+    points = [point for row in group.rows for point in known(row)] or [0.0]
+    found = [row.accuracy for row in group.rows if row.accuracy is not None and not math.isnan(row.accuracy.low)]
+    low, right = min([*points, *(e.low for e in found)]), max([*points, *(e.high for e in found)])
+    left = low - 0.05 * max(right - low, 0.1)
+    right = max(right, left + 0.1)
+    # Names are the user's: a "$" in them is a dollar.
+    with rc_context({"font.size": 10.5, "font.family": "DejaVu Sans", "text.parse_math": False}):
+        figure = Figure(figsize=(8, 0.62 * len(group.rows) + 1.7), dpi=150)
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        for position, row in enumerate(reversed(group.rows)):
+            _draw(axes, row, position, is_baseline=row is group.rows[0])
+            text = "missing" if row.accuracy is None else f"{row.accuracy.mean:.2f} %"
+            axes.text(right + 0.05 * (right - left), position, text, va="center", color=POINT)
+        if group.rows[0].accuracy is not None:
+            axes.axvline(group.rows[0].accuracy.mean, color=BASELINE, lw=1, ls="--", zorder=1)
+        axes.set_yticks(range(len(group.rows)), [short(call(row), LABEL) for row in reversed(group.rows)])
+        axes.set_xlim(left, right + 0.28 * (right - left))
+        axes.set_ylim(-0.5, len(group.rows) - 0.5)
+        seeds = summary.study.seeds
+        means = (
+            f"large dot: mean of {seeds} seeds, line: its 95 % interval, small: one seed" if seeds > 1 else "one seed"
         )
-        axes.set_title(
-            f"{setting.data}, {setting.train_size} labels: accuracy with gradient regularization", loc="left", pad=10
-        )
+        axes.set_xlabel(f"test accuracy, %\n{means}")
+        run = group.rows[0].arm.run
+        title = f"{run.data.name}, {run.split.train_size} labels: accuracy with gradient regularization"
+        axes.set_title(title, loc="left", pad=10)
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(axis="y", length=0)
         figure.tight_layout()
         figure.savefig(path, facecolor="white")
-        plt.close(figure)
+
+
+def _draw(axes: Axes, row: Row, position: int, *, is_baseline: bool) -> None:
+    """A row's mean, interval and seeds."""
+    if row.accuracy is None:
+        return
+    mean, points = row.accuracy.mean, known(row)
+    color = BASELINE if is_baseline else METHOD
+    if not math.isnan(row.accuracy.low):
+        ends = [[mean - row.accuracy.low], [row.accuracy.high - mean]]
+        axes.errorbar(mean, position, xerr=ends, color=POINT, capsize=4, lw=1.6, zorder=3)
+    if len(points) > 1:
+        axes.plot(mean, position, "o", color=color, ms=9, mec=POINT, mew=1.4, zorder=4)
+    spread = [position + ASIDE[i % len(ASIDE)] if len(points) > 1 else position for i in range(len(points))]
+    axes.plot(points, spread, "o", color=color, ms=5, mec="white", mew=0.5, alpha=0.8, zorder=2)

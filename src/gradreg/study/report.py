@@ -1,152 +1,295 @@
-"""A comparison as people read it: one sentence, a table, and the same as Markdown and JSON. No torch here."""
+"""A study as people read it: a sentence, a table, and the same as Markdown and JSON. No torch here."""
 
 import dataclasses
 import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from gradreg.study.compare import Comparison, Row
-from gradreg.study.config import NORM_POINTS
-from gradreg.study.statistics import paired
+from gradreg.study.config import Run
+from gradreg.study.grid import Tpe
+from gradreg.study.summary import Group, Pair, Row, Summary
+from gradreg.study.verdict import better, corrected_p, counts, first_line, known, number, others, p_text, verdict
 
-SIGNIFICANT = 0.05
-HEADER = ("method", "weight", "accuracy, %", "difference", "Holm p", "||J||", "cost")
+MISSING = "X"
+NONE = "-"
+PAIRS_HEADER = ("first", "second", "first - second", "p")
 
 
-def verdict(comparison: Comparison) -> str:
-    """One sentence: what to use, and how sure that is."""
-    baseline, *others = comparison.rows
-    better = [row for row in others if row.holm_p is not None and row.holm_p < SIGNIFICANT and _gain(row) > 0]
-    seeds = comparison.setting.seeds
-    where = f"{comparison.setting.train_size} labels of {comparison.setting.data}"
-    if not others:
-        return (
-            f"The baseline reaches {baseline.accuracy.mean:.2f} % with {where}; there was nothing to compare it with."
-        )
-    if seeds < 2:
-        return "One seed says nothing about which is better; ask for more with --seeds."
-    if not better:
-        top = max(others, key=_gain)
-        return (
-            f"With {where}, no method beats the baseline beyond chance over {seeds} seeds (the best, {_call(top)}, by "
-            f"{_interval(top)}): keep the baseline, or run more seeds."
-        )
-    best = max(better, key=_gain)
-    return (
-        f"With {where}, use {_call(best)}: {_interval(best)} over the baseline's {baseline.accuracy.mean:.2f} %, "
-        f"Holm-corrected p {_p(best.holm_p)}, at {best.cost:.1f}x the time per step{_cheaper(best, better)}."
+def header(summary: Summary) -> tuple[str, ...]:
+    """Names of the columns; the paper's only where the study has its numbers."""
+    p = "Bonf. p" if summary.study.correction == "bonferroni" else "Holm p"
+    paper = ("paper", "ours - paper") if has_paper(summary) else ()
+    return ("method", "weight", "accuracy, %", "difference", p, "||J||", "cost", *paper)
+
+
+def has_paper(summary: Summary) -> bool:
+    """Whether any row has a number of the paper's."""
+    return any(row.reported is not None for row in summary.rows)
+
+
+def cells(summary: Summary, group: Group, row: Row) -> tuple[str, ...]:
+    """A row as text, in the order of `header`: "X" for what is missing, "-" for what there is none of."""
+    difference = MISSING
+    if row is group.rows[0]:
+        difference = NONE
+    elif row.difference is not None:
+        low, high = row.difference.low, row.difference.high
+        difference = f"{row.difference.mean:+.2f}" + ("" if math.isnan(low) else f" [{low:+.2f}, {high:+.2f}]")
+    found = (
+        row.arm.name,
+        weight(row),
+        accuracy(summary, row),
+        difference,
+        MISSING if difference == MISSING else p_text(row.p),
+        MISSING if row.norm is None else f"{row.norm:.2f}",
+        MISSING if row.cost is None else f"{row.cost:.2f}x",
     )
+    return (*found, *_paper(row)) if has_paper(summary) else found
 
 
-def _cheaper(best: Row, better: list[Row]) -> str:
-    """Names the cheapest method that cannot be told from the best one, where it saves a tenth of the time or more."""
-    alike = [row for row in better if row is best or paired(best.points, row.points).p > SIGNIFICANT]
-    cheapest = min(alike, key=lambda row: row.cost)
-    if cheapest.cost > 0.9 * best.cost:
-        return ""
-    loss = _gain(best) - _gain(cheapest)
-    return f"; {_call(cheapest)}, at {cheapest.cost:.1f}x, cannot be told from it ({loss:.2f} points less)"
+def accuracy(summary: Summary, row: Row) -> str:
+    """Mean and sample standard deviation, with the number of seeds where it is not what was asked for."""
+    if row.accuracy is None:
+        return MISSING
+    spread = "" if math.isnan(row.accuracy.sd) else f" ({row.accuracy.sd:.2f})"
+    count = len(known(row))
+    return f"{row.accuracy.mean:.2f}{spread}" + ("" if count == summary.study.seeds else f" n={count}")
 
 
-def notes(comparison: Comparison) -> list[str]:
-    """What the numbers of the table are."""
-    s = comparison.setting
-    edges = [row.method.label for row in comparison.rows if row.weight is not None and _at_edge(row)]
-    warning = (
-        [f"at the edge of the weights tried, so a wider grid might serve better: {', '.join(edges)}"] if edges else []
-    )
-    return [
-        f"accuracy: on the test points, mean (sample standard deviation) over {s.seeds} seeds; each seed draws a "
-        f"training subset of {s.train_size} and an initialization, the same for every method",
-        "difference: to the baseline, paired by seed, in points, with its 95 % confidence interval (Student's t); p of "
-        f"the paired t test, corrected by Holm over {len(comparison.rows) - 1} methods",
-        f"weight: as given, or chosen on {s.validation_size} validation points with {s.tuning_seeds} other seed(s): "
-        f"{comparison.rule}",
-        f"||J||: mean of ||d logits / d input||_F on the first {NORM_POINTS} test points, mean over the seeds; cost: "
+def weight(row: Row) -> str:
+    """The weights of the penalties, and whatever else was selected by its name."""
+    if not row.selected and row.arm.search is not None:
+        return MISSING
+    run = row.runs[0] if row.runs else row.arm.run
+    weights = "+".join(number(penalty.weight) for penalty in run.penalties)
+    return ", ".join(filter(None, [weights, *others(row)])) or NONE
+
+
+def title(summary: Summary) -> str:
+    """The study's title with what holds for all of its arms."""
+    s = summary.study
+    facts = [
+        spread((arm.run.split.train_size for arm in s.arms), " labels"),
+        ", ".join(dict.fromkeys(arm.run.model.name for arm in s.arms)),
+        spread((arm.run.schedule.steps for arm in s.arms), " steps"),
+        f"{s.seeds} seed{'s' * (s.seeds > 1)}",
+    ]
+    return f"{s.title}: {', '.join(facts)}"
+
+
+def spread(values: Iterable[int], unit: str = "") -> str:
+    """The one value, or the smallest and the largest: "100 labels", "100 to 1000 labels"."""
+    found = sorted(set(values))
+    return f"{found[0]}{unit}" if len(found) == 1 else f"{found[0]} to {found[-1]}{unit}"
+
+
+# --- notes ------------------------------------------------------------------------------------------------------------
+
+
+def notes(summary: Summary) -> list[str]:
+    """What the numbers of the table are, what is missing, what failed."""
+    return [*measured(summary), *warnings(summary), *failures(summary), *summary.notes]
+
+
+def measured(summary: Summary) -> list[str]:
+    """What each column is."""
+    s = summary.study
+    sizes = spread(arm.run.split.train_size for arm in s.arms)
+    over = f"over {s.seeds} seeds" if s.seeds > 1 else "of one seed"
+    found = [
+        f"accuracy: on the test points, mean (sample standard deviation) {over}; each seed has its "
+        f"training subset of {sizes} and its initialization, the same for every method",
+    ]
+    if any(len(group.rows) > 1 for group in summary.groups):
+        found.append(
+            "difference: to the baseline, paired by seed, in points, with its 95 % confidence interval (Student's t); "
+            f"p of the paired t test, corrected by {s.correction.capitalize()}{_comparisons(summary)}"
+        )
+    points = spread(arm.run.protocol.norm_points for arm in s.arms)
+    found += [
+        selection(summary),
+        f"||J||: mean of ||d logits / d input||_F on the first {points} test points, mean over the seeds; cost: "
         "median time of a training step over the baseline's, on one thread, interleaved",
-        *warning,
+    ]
+    if has_paper(summary):
+        found.append(
+            "paper: mean (standard deviation) as the paper reports it; ours - paper: the difference of the means, in "
+            "points"
+        )
+    return found
+
+
+def warnings(summary: Summary) -> list[str]:
+    """What to know before the numbers are trusted: missing cells, fewer seeds, values at an edge."""
+    found = []
+    asked, missing, _ = counts(summary)
+    if missing:
+        found.append(
+            f"{missing} of {asked} final runs are not there yet, and {MISSING} marks what cannot be known without "
+            f"them; {summary.command} goes on with them"
+        )
+    elif any(MISSING in cells(summary, group, row) for group in summary.groups for row in group.rows):
+        found.append(f"{MISSING}: could not be measured")
+    short = [row.arm.id for row in summary.rows if 0 < len(known(row)) < summary.study.seeds]
+    if short:
+        found.append(
+            f"fewer seeds than the {summary.study.seeds} asked for, so the row says how many (n), and differences are "
+            f"over the seeds that both have: {', '.join(short)}"
+        )
+    at_edge = [row for row in summary.rows if row.edges]
+    if at_edge:
+        weights = all(row.edges == ("weight",) for row in at_edge)
+        named = [row.arm.id if weights else f"{row.arm.id} ({', '.join(row.edges)})" for row in at_edge]
+        found.append(
+            f"at the edge of the {'weights' if weights else 'values'} tried, so a wider search might serve better: "
+            f"{', '.join(named)}"
+        )
+    return found
+
+
+def failures(summary: Summary) -> list[str]:
+    """Each run that failed, with the first line of the reason."""
+    return [
+        f"failed: {row.arm.id}, {'tuning' if seed is None else f'seed {seed}'}: {first_line(reason)}"
+        for row in summary.rows
+        for seed, reason in row.failures
     ]
 
 
-def table(comparison: Comparison) -> Table:
+def _comparisons(summary: Summary) -> str:
+    """Over how many p values the correction is; "" while there are none."""
+    pairs, of_a_group = summary.study.pairs, " of a group" if len(summary.groups) > 1 else ""
+    sizes = {
+        len(group.pairs) if pairs else sum(row.difference is not None for row in group.rows) for group in summary.groups
+    }
+    if sizes == {0}:
+        return ""
+    unit = (
+        (" pair of methods" if pairs else " method") if sizes == {1} else " pairs of methods" if pairs else " methods"
+    )
+    return f" over {spread(sizes, unit)}{of_a_group}"
+
+
+def selection(summary: Summary) -> str:
+    """How weights were chosen: validation points, tuning seeds and the rule."""
+    searched = [row for row in summary.rows if row.arm.search is not None]
+    if not searched:
+        return "weight: as given; nothing was searched"
+    points = spread(row.arm.run.split.validation_size for row in searched)
+    # Counted, since a search other than a grid need not take as many as the study says.
+    seeds = {max(len(t.scores) + t.failed for t in row.tried) for row in searched if row.tried}
+    seeds = seeds or {summary.study.tuning_seeds}
+    how = " by Optuna's TPE" if any(isinstance(row.arm.search, Tpe) for row in searched) else ""
+    return (
+        f"weight: as given, or searched{how} and chosen on {points} validation points with {spread(seeds)} other "
+        f"seed{'s' * (seeds != {1})}: {summary.rule}"
+    )
+
+
+# --- terminal ---------------------------------------------------------------------------------------------------------
+
+
+def table(summary: Summary) -> Table:
     """The table: within 80 columns for usual numbers; wider rather than cut for others (print it with crop=False)."""
-    drawn = Table(title=_title(comparison), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=0)
-    for position, name in enumerate(HEADER):
-        drawn.add_column(name, justify="left" if position == 0 else "right", no_wrap=True)
-    for row in comparison.rows:
-        style = "bold" if row.holm_p is not None and row.holm_p < SIGNIFICANT and _gain(row) > 0 else ""
-        drawn.add_row(*cells(row), style=style)
+    drawn = _empty(title(summary), header(summary), left=1)
+    for group in summary.groups:
+        marked = better(group)
+        if len(summary.groups) > 1:
+            drawn.add_section()
+            drawn.add_row(Text(group.name), style="italic")
+        for row in group.rows:
+            drawn.add_row(*map(Text, cells(summary, group, row)), style="bold" if row in marked else "")
+    return _as_wide_as_needed(drawn)
+
+
+def pairs_table(summary: Summary) -> Table | None:
+    """Every two arms compared, where the study asks for it."""
+    if not any(group.pairs for group in summary.groups):
+        return None
+    drawn = _empty(f"Every pair ({corrected_p(summary)})", PAIRS_HEADER, left=2)
+    for group in summary.groups:
+        if len(summary.groups) > 1:
+            drawn.add_section()
+            drawn.add_row(Text(group.name), style="italic")
+        for pair in group.pairs:
+            drawn.add_row(*map(Text, pair_cells(pair)))
+    return _as_wide_as_needed(drawn)
+
+
+def pair_cells(pair: Pair) -> tuple[str, ...]:
+    """A pair as text, in the order of `PAIRS_HEADER`."""
+    d = pair.difference
+    ends = "" if math.isnan(d.low) else f" [{d.low:+.2f}, {d.high:+.2f}]"
+    return pair.first, pair.second, f"{d.mean:+.2f}{ends}", p_text(pair.p)
+
+
+def _empty(heading: str, names: Iterable[str], left: int) -> Table:
+    drawn = Table(title=Text(heading), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=0)
+    for position, name in enumerate(names):
+        drawn.add_column(name, justify="left" if position < left else "right", no_wrap=True)
+    return drawn
+
+
+def _as_wide_as_needed(drawn: Table) -> Table:
     drawn.width = Console(width=1000).measure(drawn).maximum
     return drawn
 
 
-def cells(row: Row) -> tuple[str, ...]:
-    """A row as text, in the order of `HEADER`."""
-    spread = "" if math.isnan(row.accuracy.sd) else f" ({row.accuracy.sd:.2f})"
-    difference = "-"
-    if row.difference is not None:
-        low, high = row.difference.low, row.difference.high
-        difference = f"{row.difference.mean:+.2f}" + ("" if math.isnan(low) else f" [{low:+.2f}, {high:+.2f}]")
-    return (
-        row.method.label,
-        "-" if row.weight is None else f"{row.weight:g}",
-        f"{row.accuracy.mean:.2f}{spread}",
-        difference,
-        "-" if row.holm_p is None else _p(row.holm_p),
-        f"{row.jacobian_norm:.2f}",
-        f"{row.cost:.2f}x",
-    )
+# --- Markdown and JSON ------------------------------------------------------------------------------------------------
 
 
-def markdown(comparison: Comparison) -> str:
-    """The verdict, the table and the notes as Markdown."""
-    header = [name.replace("|", r"\|") for name in HEADER]
-    lines = ["| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(HEADER) - 1)]
-    lines += ["| " + " | ".join(cells(row)) + " |" for row in comparison.rows]
-    explained = [f"- {note}" for note in notes(comparison)]
-    return "\n".join([f"# {_title(comparison)}", "", verdict(comparison), "", *lines, "", *explained, ""])
+def markdown(summary: Summary) -> str:
+    """The verdict, the tables and the notes as Markdown."""
+    lines = [f"# {title(summary)}", "", verdict(summary), ""]
+    lines += [summary.study.about, ""] if summary.study.about else []
+    for group in summary.groups:
+        lines += [f"## {group.name}", ""] if len(summary.groups) > 1 else []
+        lines += [*_grid(header(summary), [cells(summary, group, row) for row in group.rows], left=1), ""]
+        if group.pairs:
+            lines += [*_grid(PAIRS_HEADER, [pair_cells(pair) for pair in group.pairs], left=2), ""]
+    return "\n".join([*lines, *(f"- {note}" for note in notes(summary)), ""])
 
 
-def plain(comparison: Comparison) -> dict[str, Any]:
+def _grid(names: Iterable[str], rows: Iterable[Iterable[str]], left: int) -> list[str]:
+    names = list(names)
+
+    def line(items: Iterable[str]) -> str:
+        return "| " + " | ".join(item.replace("|", r"\|") for item in items) + " |"
+
+    return [line(names), "|" + "---|" * left + "---:|" * (len(names) - left), *map(line, rows)]
+
+
+def plain(summary: Summary) -> dict[str, Any]:
     """Everything as plain data for JSON, which knows no nan."""
-    return _known({"verdict": verdict(comparison), "notes": notes(comparison), **dataclasses.asdict(comparison)})
+    return _known({"verdict": verdict(summary), "notes": notes(summary), **_plain(summary)})
+
+
+def _plain(value: Any) -> Any:
+    """Like `dataclasses.asdict`, with the key beside each run."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        found = {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {"key": value.key, **found} if isinstance(value, Run) else found
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _known(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _known(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, list):
         return [_known(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _title(comparison: Comparison) -> str:
-    s = comparison.setting
-    return f"{s.data}: {s.train_size} labels, {s.model}, {s.steps} steps, {s.seeds} seeds"
-
-
-def _at_edge(row: Row) -> bool:
-    return len(row.method.grid) > 1 and row.weight in (row.method.grid[0], row.method.grid[-1])
-
-
-def _gain(row: Row) -> float:
-    return row.difference.mean if row.difference is not None else 0.0
-
-
-def _call(row: Row) -> str:
-    return f"{row.method.label}({row.weight:g})"
-
-
-def _interval(row: Row) -> str:
-    assert row.difference is not None
-    d = row.difference
-    return f"{d.mean:+.2f} points (95 % interval {d.low:+.2f} to {d.high:+.2f})"
-
-
-def _p(p: float | None) -> str:
-    if p is None or math.isnan(p):
-        return "-"
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+def _paper(row: Row) -> tuple[str, str]:
+    if row.reported is None:
+        return NONE, NONE
+    sd = "" if row.reported.sd is None else f" ({row.reported.sd:.2f})"
+    ours = MISSING if row.accuracy is None else f"{row.accuracy.mean - row.reported.mean:+.2f}"
+    return f"{row.reported.mean:.2f}{sd}", ours

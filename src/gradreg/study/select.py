@@ -1,34 +1,41 @@
-"""Selection: the one place where weights are chosen, on validation accuracy alone."""
+"""Selection: the one place where configurations are chosen, on validation accuracy alone."""
 
-from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from gradreg.study.config import Scalar
+
 # Named under every table.
-RULE = "weight with the highest mean validation accuracy over the tuning seeds; the smaller weight on a tie"
+RULE = (
+    "configuration with the highest mean validation accuracy over the tuning seeds, among those trained for all steps "
+    "on all seeds without a failure; the smaller values on a tie"
+)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """What selection may know of a tuning run."""
+    """What selection may know of a configuration.
 
-    method: str
-    weight: float
-    seed: int
-    validation_accuracy: float
+    Attributes:
+        values: of the hyper-parameters, by path.
+        scores: validation accuracy of each tuning run.
+    """
 
-
-def choose(candidates: Iterable[Candidate]) -> dict[str, float]:
-    """The weight of each method by `RULE`."""
-    scores: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for candidate in candidates:
-        scores[candidate.method][candidate.weight].append(candidate.validation_accuracy)
-    return {
-        method: max(sorted(by_weight), key=lambda weight: _mean(by_weight[weight]))
-        for method, by_weight in scores.items()
-    }
+    values: tuple[tuple[str, Scalar], ...]
+    scores: Sequence[float]
 
 
-def _mean(values: list[float]) -> float:
+def choose(candidates: Iterable[Candidate]) -> tuple[tuple[str, Scalar], ...] | None:
+    """The values of the best configuration by `RULE`; None where there is no candidate."""
+    ordered = sorted((c for c in candidates if c.scores), key=lambda c: [_order(value) for _, value in c.values])
+    return max(ordered, key=lambda c: _mean(c.scores)).values if ordered else None
+
+
+def _order(value: Scalar) -> tuple[int, float, str]:
+    """Numbers by size, then words by the alphabet."""
+    return (1, 0.0, value) if isinstance(value, str) else (0, float(value), "")
+
+
+def _mean(values: Sequence[float]) -> float:
     """Rounded far below one point's share of an accuracy, so that a tie is not decided by the order of summation."""
     return round(sum(values) / len(values), 9)

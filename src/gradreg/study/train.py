@@ -1,9 +1,14 @@
-"""One training run: from its description to plain numbers."""
+"""One training run: from its description to plain numbers, with checkpoints to go on from."""
 
+import io
 import math
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,112 +19,336 @@ from gradreg import _random
 from gradreg.data.dataset import Dataset
 from gradreg.data.digits import load_digits
 from gradreg.data.mnist import load_mnist
+from gradreg.data.own import load_pack
 from gradreg.data.splits import Split, split
-from gradreg.models import LeNet5, SmallCNN
-from gradreg.study.config import NORM_POINTS, Run, StudyError
+from gradreg.study.config import Penalty, Run, StudyError
+from gradreg.study.networks import network
+from gradreg.study.source import code_hash
+from gradreg.study.suggest import unknown
 
 LOADERS = {"digits": load_digits, "mnist": load_mnist}
-MODELS = {"small-cnn": SmallCNN, "lenet5": LeNet5}
+
+# Every so many steps the loss is looked at; about so many of these looks are noted, and so many measure accuracy on at
+# most so many validation points. None of this changes what comes out.
+LOOK_EVERY = 20
+LINES, CURVE_POINTS, CURVE_SIZE = 200, 10, 1000
+
+
+class StoppedError(RuntimeError):
+    """The run was asked to stop; its checkpoint is kept."""
+
+
+class Keeper(Protocol):
+    """Where a run's state goes while it trains: `gradreg.study.store.RunFiles`, or its proxy on another machine."""
+
+    def note(self, line: dict[str, Any]) -> None:
+        """A line of metrics."""
+
+    def beat(self, step: int, steps: int) -> None:
+        """A sign of life."""
+
+    def save_checkpoint(self, content: bytes) -> None:
+        """Keeps the training state."""
+
+
+@dataclass
+class Watch:
+    """What goes on beside the training.
+
+    Attributes:
+        keeper: where metrics and checkpoints go; None keeps nothing.
+        checkpoint_seconds: time between checkpoints.
+        beat_seconds: time between signs of life.
+        stop: asked before each step; True ends the run with a checkpoint.
+    """
+
+    keeper: Keeper | None = None
+    checkpoint_seconds: float = 20.0
+    beat_seconds: float = 2.0
+    stop: Callable[[], bool] = field(default=lambda: False)
 
 
 @cache
-def dataset(name: str) -> Dataset:
-    """The data set of a name, read once per process."""
+def dataset(name: str, pack: Path | None = None) -> Dataset:
+    """The data set of a name, read once per process.
+
+    Args:
+        name: of a built-in data set.
+        pack: the user's own data, as kept in the store.
+    """
+    if pack is not None:
+        return load_pack(pack)
     if name not in LOADERS:
-        raise StudyError(f"there is no data set {name!r}; expected {' or '.join(map(repr, LOADERS))}.")
+        raise StudyError(f"there is no data set of that name: {unknown(name, LOADERS)}.")
     return LOADERS[name]()
 
 
-def train(run: Run) -> dict[str, Any]:
+def divide(run: Run, data: Dataset) -> Split:
+    """The points of a run; test points only where it measures them."""
+    return split(
+        data,
+        train_size=run.split.train_size,
+        validation_size=run.split.validation_size,
+        test_size=run.split.test_size,
+        seed=run.seed,
+        balanced=run.split.balanced,
+        with_test=run.protocol.measure == "test",
+    )
+
+
+class Training:
+    """The state of a run: network, objective, optimizer, schedule, random generators, step.
+
+    `gradreg.study.distributed` has one of several processes, each of which sees a share of every batch.
+
+    Args:
+        run: what to train.
+        parts: its points.
+        classes: number of labels.
+        device: where to train.
+    """
+
+    def __init__(self, run: Run, parts: Split, classes: int, device: str = "cpu"):
+        self.run, self.parts, self.device = run, parts, torch.device(device)
+        self.x, self.y = parts.x.to(self.device), parts.y.to(self.device)
+        torch.manual_seed(_random.generator_for(run.seed, "initialization").initial_seed())
+        self.model = build_model(run, tuple(parts.x.shape[1:]), classes).to(self.device)
+        # What the objective calls: the network, or a wrapper around it.
+        self.called: nn.Module = self.model
+        self.objective = gr.Objective(cross_entropy, *map(build_penalty, run.penalties))
+        self.optimizer = build_optimizer(run, self.model)
+        schedule = run.schedule
+        self.scheduler = torch.optim.lr_scheduler.MultiStepLR(
+            self.optimizer, [int(part * schedule.steps) for part in schedule.milestones], gamma=schedule.factor
+        )
+        self.projections = _random.generator_for(run.seed, "projections")
+        torch.manual_seed(_random.generator_for(run.seed, "dropout").initial_seed())
+        self.step, self.seconds = 0, 0.0
+        # Step and loss of the last looks.
+        self.recent: list[tuple[int, float]] = []
+
+    def advance(self, chosen: Tensor) -> gr.Result:
+        """One step on the examples at these positions."""
+        chosen = self.share_of(chosen).to(self.device)
+        result = self.objective(self.called, self.x[chosen], self.y[chosen], generator=self.projections)
+        result.total.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.scheduler.step()
+        self.step += 1
+        return result
+
+    def share_of(self, chosen: Tensor) -> Tensor:
+        """Those positions of a batch that this process trains on."""
+        return chosen
+
+    def whole(self, result: gr.Result) -> gr.Result:
+        """The result of the whole batch, from that of this process's share."""
+        return result
+
+    def state(self) -> bytes:
+        """All that the next step depends on."""
+        kept = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "recent": self.recent,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "projections": self.projections.get_state(),
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+        }
+        buffer = io.BytesIO()
+        torch.save(kept, buffer)
+        return buffer.getvalue()
+
+    def restore(self, content: bytes) -> None:
+        """Puts a state back."""
+        kept = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+        self.model.load_state_dict(kept["model"])
+        self.optimizer.load_state_dict(kept["optimizer"])
+        self.scheduler.load_state_dict(kept["scheduler"])
+        self.projections.set_state(kept["projections"])
+        torch.set_rng_state(kept["torch"])
+        if kept["cuda"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(kept["cuda"], self.device)
+        self.step, self.seconds = kept["step"], kept["seconds"]
+        # A run that stopped earlier looked at its last step, where this one may not.
+        self.recent = [(s, v) for s, v in kept["recent"] if s % LOOK_EVERY == 0 or s == self.run.steps]
+
+
+def train(
+    run: Run, data: Dataset, *, device: str = "cpu", start: bytes | None = None, watch: Watch | None = None
+) -> "tuple[dict[str, Any], Training]":
     """Trains one network and measures it.
 
+    Args:
+        run: what to train.
+        data: its data set.
+        device: where.
+        start: a checkpoint of the same run, or of the same run that stopped earlier (``schedule.until``), to go on
+            from; what comes out is the same bit for bit as without a stop, on one device and one version of torch.
+        watch: where metrics and checkpoints go.
+
     Returns:
-        ``validation_accuracy`` in percent, ``train_loss`` of the last steps, ``seconds``; with ``report="test"`` also
-        ``test_accuracy`` in percent and ``jacobian_norm``, the mean of ||J_g||_F over the first test points.
+        ``validation_accuracy`` in percent, ``train_loss`` of the last steps, ``steps``, ``seconds``; where test points
+        are measured also ``test_accuracy`` in percent and ``jacobian_norm``, the mean of ||J_g||_F over the first test
+        points. And the training with its network, and with the state after the last step.
 
     Raises:
         StudyError: the loss is not finite; names the step.
+        StoppedError: `Watch.stop` said so.
 
     Source: the paper's appendix B.1, in the reading of its published scripts.
     """
     torch.set_num_threads(1)
-    parts = _split(run)
-    model, objective, optimizer = build(run)
-    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [run.steps // 2, run.steps * 3 // 4])
-    projections = _random.generator_for(run.seed, "projections")
-    torch.manual_seed(_random.generator_for(run.seed, "dropout").initial_seed())
-    begin = time.perf_counter()
-    total = torch.zeros(())
-    recent: list[float] = []
-    for step, chosen in enumerate(_batches(len(parts.y), run)):
-        result = objective(model, parts.x[chosen], parts.y[chosen], generator=projections)
-        total = result.total
-        total.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
-        if step % 20 == 19 or step == run.steps - 1:
-            if not math.isfinite(total.item()):
-                raise StudyError(
-                    f"the loss became {total.item()} by step {step + 1}; use a smaller weight or step size."
-                )
-            recent.append(result.task.item())
+    training = Training(run, divide(run, data), len(data.classes), device)
+    return finish(training, start, watch or Watch()), training
+
+
+def finish(training: Training, start: bytes | None, watch: Watch) -> dict[str, Any]:
+    """Takes the steps that are left, from a checkpoint where there is one, and measures; see `train`."""
+    if start is not None:
+        training.restore(start)
+    _loop(training, watch)
+    run, parts, model = training.run, training.parts, training.model
     found = {
-        "seconds": time.perf_counter() - begin,
-        "train_loss": sum(recent[-5:]) / len(recent[-5:]),
+        "steps": run.steps,
+        "seconds": training.seconds,
+        "train_loss": sum(loss for _, loss in training.recent) / len(training.recent),
         "validation_accuracy": accuracy(model, parts.validation_x, parts.validation_y),
     }
     if parts.test_x is not None and parts.test_y is not None:
         found["test_accuracy"] = accuracy(model, parts.test_x, parts.test_y)
-        found["jacobian_norm"] = gr.metrics.jacobian_norms(model, parts.test_x[:NORM_POINTS]).mean().item()
+        points = parts.test_x[: run.protocol.norm_points].to(training.device)
+        found["jacobian_norm"] = gr.metrics.jacobian_norms(model, points).mean().item()
     return found
 
 
-def build(run: Run) -> tuple[nn.Module, gr.Objective, torch.optim.Optimizer]:
-    """The network as initialized by the run's seed, its objective and its optimizer."""
-    torch.manual_seed(_random.generator_for(run.seed, "initialization").initial_seed())
-    model = MODELS[run.model]()
-    penalties = [getattr(gr, preset)(weight) for preset, weight in run.penalties]
-    # weight_decay of Adam adds weight_decay * w to the gradient, as decay * ||w||^2 / 2 in the loss does.
+def _loop(training: Training, watch: Watch) -> None:
+    """The steps that are left, with signs of life and checkpoints by the clock."""
+    run, keeper = training.run, watch.keeper
+    marks = _marks(run)
+    before = training.seconds
+    begin = saved = beaten = time.monotonic()
+    if keeper is not None:
+        keeper.beat(training.step, run.steps)
+    for chosen in islice(batches(len(training.y), run), training.step, None):
+        if watch.stop():
+            training.seconds = before + time.monotonic() - begin
+            if keeper is not None:
+                keeper.save_checkpoint(training.state())
+            raise StoppedError(f"stopped after step {training.step} of {run.steps}; its state is kept")
+        result = training.advance(chosen)
+        step, now = training.step, time.monotonic()
+        training.seconds = before + now - begin
+        if step % LOOK_EVERY == 0 or step == run.steps:
+            _look(training, result, keeper, marks)
+        if keeper is not None and now - beaten >= watch.beat_seconds:
+            keeper.beat(step, run.steps)
+            beaten = now
+        if keeper is not None and now - saved >= watch.checkpoint_seconds and step < run.steps:
+            keeper.save_checkpoint(training.state())
+            saved = now
+
+
+def _marks(run: Run) -> tuple[set[int], set[int]]:
+    """The steps that are noted, and those of them where accuracy is measured."""
+    looks = [*range(LOOK_EVERY, run.steps, LOOK_EVERY), run.steps]
+    noted = set(looks[:: max(1, len(looks) // LINES)]) | {run.steps}
+    measured = {
+        looks[len(looks) * i // CURVE_POINTS - 1] for i in range(1, CURVE_POINTS + 1) if len(looks) * i >= CURVE_POINTS
+    }
+    return noted | measured, measured
+
+
+def _look(training: Training, result: gr.Result, keeper: Keeper | None, marks: tuple[set[int], set[int]]) -> None:
+    step = training.step
+    result = training.whole(result)
+    total = result.total.item()
+    if not math.isfinite(total):
+        raise StudyError(f"the loss became {total} by step {step}; use a smaller weight or step size.")
+    task = result.task.item()
+    training.recent = [*training.recent[-4:], (step, task)]
+    if keeper is None or step not in marks[0]:
+        return
+    line: dict[str, Any] = {
+        "step": step,
+        "seconds": round(training.seconds, 3),
+        "learning_rate": training.scheduler.get_last_lr()[0],
+        "total": total,
+        "task": task,
+        **{name: value.item() for name, value in result.terms.items()},
+    }
+    if step in marks[1]:
+        x, y = training.parts.validation_x[:CURVE_SIZE], training.parts.validation_y[:CURVE_SIZE]
+        line["validation_accuracy"] = accuracy(training.model, x, y)
+    keeper.note(line)
+
+
+def build_model(run: Run, shape: tuple[int, ...], classes: int) -> nn.Module:
+    """The network, drawn from torch's global generator."""
+    if code_hash(run.model.name) != run.model.code:
+        raise StudyError(
+            f"the source of {run.model.name} has changed since the run was described; give the command again, so that "
+            "the new network gets runs of its own."
+        )
+    return network(run.model.name, shape, classes)
+
+
+def build_penalty(penalty: Penalty) -> gr.Penalty:
+    """A preset with its weight and options."""
+    kinds = {
+        name: kind
+        for name in gr.__all__
+        if isinstance(kind := getattr(gr, name), type) and issubclass(kind, gr.Penalty)
+    }
+    presets: dict[str, Callable[..., gr.Penalty]] = {
+        name: kind for name, kind in kinds.items() if name not in ("Penalty", "PenaltySum", "JacobianPenalty")
+    }
+    if penalty.preset not in presets:
+        raise StudyError(f"there is no penalty of that name: {unknown(penalty.preset, presets)}.")
+    try:
+        return presets[penalty.preset](penalty.weight, **dict(penalty.options))
+    except (TypeError, ValueError) as error:
+        raise StudyError(f"{penalty} cannot be made: {error}") from error
+
+
+def build_optimizer(run: Run, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer, with weight decay on matrices and filters alone."""
+    # weight_decay of these adds weight_decay * w to the gradient, as decay * ||w||^2 / 2 in the loss does.
     matrices = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": run.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return model, gr.Objective(cross_entropy, *penalties), torch.optim.Adam(groups, lr=run.learning_rate, fused=True)
+    given = run.optimizer
+    groups = [{"params": matrices, "weight_decay": given.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    if given.name == "sgd":
+        nesterov = given.momentum > 0
+        return torch.optim.SGD(groups, lr=given.learning_rate, momentum=given.momentum, nesterov=nesterov)
+    return torch.optim.Adam(groups, lr=given.learning_rate, fused=True)
 
 
 def accuracy(model: nn.Module, x: Tensor, y: Tensor, chunk: int = 1000) -> float:
-    """Percentage of right predictions, in evaluation mode."""
+    """Percentage of right predictions, in evaluation mode; each module's own mode is put back."""
+    device = next((p.device for p in model.parameters()), x.device)
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     with torch.no_grad():
-        right = sum(int((model(a).argmax(1) == b).sum()) for a, b in zip(x.split(chunk), y.split(chunk), strict=True))
-    model.train()
+        right = sum(
+            int((model(a.to(device)).argmax(1).cpu() == b).sum())
+            for a, b in zip(x.split(chunk), y.split(chunk), strict=True)
+        )
+    for module, mode in modes:
+        module.training = mode
     return 100 * right / len(y)
 
 
-def first_batch(run: Run) -> tuple[Tensor, Tensor]:
-    """The first training batch, for timing."""
-    parts = _split(run)
-    chosen = next(iter(_batches(len(parts.y), run)))
-    return parts.x[chosen], parts.y[chosen]
-
-
-def _split(run: Run) -> Split:
-    return split(
-        dataset(run.data),
-        train_size=run.train_size,
-        validation_size=run.validation_size,
-        test_size=run.test_size,
-        seed=run.seed,
-        with_test=run.report == "test",
-    )
-
-
-def _batches(size: int, run: Run) -> Any:
+def batches(size: int, run: Run) -> Iterator[Tensor]:
     """Positions of each step's examples: shuffled passes over the data, joined end to end."""
     generator = _random.generator_for(run.seed, "batches")
     queue = torch.empty(0, dtype=torch.int64)
     for _ in range(run.steps):
-        while len(queue) < run.batch_size:
+        while len(queue) < run.schedule.batch_size:
             queue = torch.cat([queue, torch.randperm(size, generator=generator)])
-        yield queue[: run.batch_size]
-        queue = queue[run.batch_size :]
+        yield queue[: run.schedule.batch_size]
+        queue = queue[run.schedule.batch_size :]

@@ -1,0 +1,147 @@
+"""A study's numbers for other programs: CSV by arm and by run, and a table for LaTeX. No torch here."""
+
+import csv
+import io
+import math
+from collections.abc import Iterable
+
+from gradreg.study.report import NONE, cells, header, measured, title
+from gradreg.study.summary import Group, Row, Summary
+from gradreg.study.verdict import known
+
+ARM_COLUMNS = (
+    "group",
+    "arm",
+    "values",
+    "seeds",
+    "accuracy_mean",
+    "accuracy_sd",
+    "accuracy_low",
+    "accuracy_high",
+    "difference_mean",
+    "difference_sd",
+    "difference_low",
+    "difference_high",
+    "p",
+    "p_corrected",
+    "correction",
+    "jacobian_norm",
+    "cost",
+    "paper_mean",
+    "paper_sd",
+)
+RUN_COLUMNS = ("group", "arm", "seed", "key", "test_accuracy", "jacobian_norm")
+# What LaTeX takes for commands.
+ESCAPES = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "|": r"\textbar{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+}
+
+
+def csv_text(summary: Summary) -> str:
+    """One line for each arm; a cell is empty where there is no number."""
+
+    def line(group: Group, row: Row) -> list[str | float | None]:
+        a, d, paper = row.accuracy, row.difference, row.reported
+        return [
+            group.name,
+            row.arm.name,
+            "; ".join(f"{path}={value}" for path, value in row.values),
+            len(known(row)),
+            *((a.mean, a.sd, a.low, a.high) if a else (None,) * 4),
+            *((d.mean, d.sd, d.low, d.high, d.p) if d else (None,) * 5),
+            row.p,
+            summary.study.correction,
+            row.norm,
+            row.cost,
+            *((paper.mean, paper.sd) if paper else (None,) * 2),
+        ]
+
+    return _csv(ARM_COLUMNS, (line(group, row) for group in summary.groups for row in group.rows))
+
+
+def csv_runs(summary: Summary) -> str:
+    """One line for each final run; the numbers are empty where it is missing or failed."""
+    return _csv(
+        RUN_COLUMNS,
+        (
+            [group.name, row.arm.name, run.seed, run.key, point, norm]
+            for group in summary.groups
+            for row in group.rows
+            for run, point, norm in zip(row.runs, row.points, row.norms, strict=True)
+        ),
+    )
+
+
+def latex(summary: Summary) -> str:
+    """A table for LaTeX (booktabs): the highest mean of each group in bold."""
+    names = header(summary)
+    bold = "the highest mean of each group" if len(summary.groups) > 1 else "the highest mean"
+    lines = [
+        rf"% Needs \usepackage{{booktabs}}. In bold: {bold}, whether or not the difference is beyond chance (see p).",
+        r"\begin{table}",
+        r"  \centering",
+        rf"  \caption{{{_caption(summary, bold)}}}",
+        rf"  \label{{tab:{''.join(c for c in summary.study.name if c.isalnum() or c in '-.')}}}",
+        rf"  \begin{{tabular}}{{l{'r' * (len(names) - 1)}}}",
+        r"    \toprule",
+        "    " + _line(r"$\|J\|$" if name == "||J||" else escape(name) for name in names),
+    ]
+    for group in summary.groups:
+        lines.append(r"    \midrule")
+        if len(summary.groups) > 1:
+            lines.append(rf"    \multicolumn{{{len(names)}}}{{l}}{{\emph{{{escape(group.name)}}}}} \\")
+        means = [row.accuracy.mean for row in group.rows if row.accuracy is not None]
+        for row in group.rows:
+            is_best = row.accuracy is not None and row.accuracy.mean == max(means)
+            lines.append(f"    {_line(_latex_cells(summary, group, row, is_best))}")
+    return "\n".join([*lines, r"    \bottomrule", r"  \end{tabular}", r"\end{table}", ""])
+
+
+def escape(text: str) -> str:
+    """Text as LaTeX prints it."""
+    return "".join(ESCAPES.get(character, character) for character in text)
+
+
+def _caption(summary: Summary, bold: str) -> str:
+    sentences = [note[0].upper() + note[1:] + "." for note in measured(summary)]
+    text = escape(f"{title(summary)}. {' '.join(sentences)} Bold: {bold}.")
+    return text.replace(ESCAPES["|"] * 2, r"$\|$")
+
+
+def _latex_cells(summary: Summary, group: Group, row: Row, is_best: bool) -> Iterable[str]:
+    for name, cell in zip(header(summary), cells(summary, group, row), strict=True):
+        if name == "accuracy, %" and is_best:
+            mean, space, rest = cell.partition(" ")
+            yield rf"\textbf{{{mean}}}{space}{escape(rest)}"
+        elif cell == NONE:
+            yield "--"
+        elif cell[0] in "+-<" and name not in {"method", "weight"}:
+            # In mathematics, so that a minus is a minus.
+            yield f"${cell}$"
+        else:
+            yield escape(cell)
+
+
+def _line(items: Iterable[str]) -> str:
+    return " & ".join(items) + r" \\"
+
+
+def _csv(columns: Iterable[str], lines: Iterable[Iterable[str | float | None]]) -> str:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(columns)
+    for line in lines:
+        writer.writerow(["" if isinstance(x, float) and math.isnan(x) else "" if x is None else x for x in line])
+    return file.getvalue()

@@ -124,6 +124,50 @@ def test_own_data_is_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert len(classifier.predict(torch.zeros(2, 5))) == 2
 
 
+def test_report_by_name_is_that_of_the_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--steps", 2, "--seeds", 2, "--methods", "spectreg=0.03", "--store", tmp_path)
+    main(list(map(str, ("compare", "digits", *options))))
+    capsys.readouterr()
+    main(["report", "digits", "--store", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert "2 steps, 2 seeds" in printed
+    assert "X" not in {word for line in printed.splitlines() for word in line.split()}
+    data = json.loads((tmp_path / "studies" / "digits" / "report.json").read_text())
+    assert data["command"].startswith("gradreg compare digits --seeds 2 --steps 2")
+
+
+def test_store_within_the_data_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cat").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert "lies within the data" in message("compare", ".")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["cat"]
+
+
+def test_two_folders_of_one_name_keep_reports_of_their_own(tmp_path: Path) -> None:
+    for number in (1, 2):
+        x = np.random.default_rng(number).normal(size=(60, 5)).astype("float32")
+        (tmp_path / str(number)).mkdir()
+        np.savez(tmp_path / str(number) / "points.npz", X=x, y=np.arange(60) % 3)
+        options = ("--steps", 2, "--seeds", 2, "--methods", "spectreg=0.03", "--store", tmp_path / "runs")
+        main(list(map(str, ("compare", tmp_path / str(number) / "points.npz", *options))))
+    names = sorted(entry.name for entry in (tmp_path / "runs" / "studies").iterdir())
+    assert len(names) == 2
+    assert names[0] == "points"
+    assert names[1].startswith("points-")
+
+
+def test_damaged_network_is_not_handed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--steps", 2, "--seeds", 2, "--methods", "spectreg=0.03", "--store", tmp_path)
+    main(list(map(str, ("compare", "digits", *options))))
+    (tmp_path / "studies" / "digits" / "model.pt").unlink()
+    for file in (tmp_path / "runs").glob("*/model.pt"):
+        file.write_bytes(file.read_bytes()[:1000])
+    capsys.readouterr()
+    main(list(map(str, ("compare", "digits", *options))))
+    assert "is missing or damaged" in " ".join(capsys.readouterr().out.split())
+    assert not (tmp_path / "studies" / "digits" / "model.pt").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [

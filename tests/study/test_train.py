@@ -20,6 +20,8 @@ from gradreg.data.splits import indices
 from gradreg.study import train as module
 from gradreg.study.config import Data, Model, Optimizer, Penalty, Run, Split, StudyError
 from gradreg.study.grid import put
+from gradreg.study.source import code_hash
+from gradreg.study.store import RunFiles
 from gradreg.study.train import (
     StoppedError,
     Training,
@@ -354,6 +356,28 @@ def test_network_whose_source_has_changed_is_refused(tmp_path: Path) -> None:
         file.write("# another\n")
     with pytest.raises(StudyError, match="has changed since the run was described; give the command again"):
         train(run, DIGITS)
+
+
+FROZEN_NET = """
+from torch import nn
+
+
+def build(classes, features):
+    norm = nn.BatchNorm1d(16).eval()
+    return nn.Sequential(nn.Flatten(), nn.Linear(features, 16), norm, nn.ReLU(), nn.Linear(16, classes))
+"""
+
+
+def test_measuring_leaves_a_module_that_was_frozen_so(tmp_path: Path) -> None:
+    (tmp_path / "frozen.py").write_text(FROZEN_NET)
+    name = f"{tmp_path / 'frozen.py'}:build"
+    run = replace(SPECTREG, model=Model(name, code_hash(name)))
+    _, alone = train(run, DIGITS)
+    _, watched = train(run, DIGITS, watch=Watch(keeper=RunFiles(tmp_path)))
+    for training in (alone, watched):
+        assert [m.training for m in training.model] == [True, True, False, True, True]  # type: ignore[union-attr]
+        assert torch.equal(training.model.state_dict()["2.running_mean"], torch.zeros(16))
+    assert all(map(torch.equal, alone.model.state_dict().values(), watched.model.state_dict().values()))
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------

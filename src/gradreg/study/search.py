@@ -83,6 +83,14 @@ def tuning_runs(arm: Arm, study: Study, store: Store) -> list[Run]:
     return [run for runs in points.values() for run in runs]
 
 
+def rung_runs(arm: Arm, study: Study, store: Store) -> list[Run]:
+    """The shorter runs of an arm's search by successive halving, whose states the longer ones go on from."""
+    if not isinstance(arm.search, Tpe) or (opened := _read(arm, study, store)) is None:
+        return []
+    early = rungs(arm.run.schedule.steps, arm.search.halving)[:-1]
+    return [run for t in opened.trials for until in early for run in _trial_runs(arm, study, _values(t), until)]
+
+
 def _grid_runs(arm: Arm, grid: Grid, study: Study) -> dict[Values, list[Run]]:
     return {
         values: [tuning_run(arm.run, values, seed) for seed in range(study.tuning_seeds)] for values in grid.points()

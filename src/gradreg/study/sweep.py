@@ -15,7 +15,7 @@ from gradreg.study.config import Run, StudyError
 from gradreg.study.cost import step_id
 from gradreg.study.execute import Outcome, execute
 from gradreg.study.grid import Arm, Study, Tpe, final_runs
-from gradreg.study.search import Searching, journal, progress, search, tuning_runs
+from gradreg.study.search import Searching, journal, progress, rung_runs, search, tuning_runs
 from gradreg.study.store import Store, locked_file
 from gradreg.study.work import Answer, Task, stop_on_sigterm, work
 
@@ -82,7 +82,6 @@ class _State:
     begun: bool = False
     open: set[Run] = field(default_factory=set)
     answers: dict[Run, Answer] = field(default_factory=dict)
-    kept: list[Run] = field(default_factory=list)
     lock: ExitStack = field(default_factory=ExitStack)
 
 
@@ -198,8 +197,6 @@ class Sweep:
                 state.phase = "locked"
                 return
             for task in self._next(state):
-                if task.keep_checkpoint:
-                    state.kept.append(task.run)
                 answer = self._known(task.run)
                 if answer is not None:
                     self._count(task.run, answer)
@@ -222,7 +219,7 @@ class Sweep:
         except StopIteration:
             state.lock.close()
             state.phase = "final"
-            for run in state.kept:  # for longer runs of the search, which has ended
+            for run in rung_runs(state.arm, self.study, self.store):
                 (self.store.files(run).folder / "checkpoint").unlink(missing_ok=True)
             values = progress(state.arm, self.study, self.store).values
             runs = [] if values is None else final_runs(state.arm, values, self.study.seeds)

@@ -155,13 +155,11 @@ def show(summary: Summary, folder: Path, console: Console) -> None:
 def _is_kept(summary: Summary, folder: Path) -> bool:
     """Whether the report there is of this summary."""
     try:
-        return (folder / "report.json").read_text() == _json(summary) and (folder / "report.html").exists()
-    except OSError:
+        # Read rather than written for the comparison: json is faster so by far.
+        kept = json.loads((folder / "report.json").read_text())
+        return kept == report.plain(summary) and (folder / "report.html").exists()
+    except (OSError, ValueError):
         return False
-
-
-def _json(summary: Summary) -> str:
-    return json.dumps(report.plain(summary), indent=1)
 
 
 def keep_report(summary: Summary, folder: Path) -> None:
@@ -176,7 +174,7 @@ def keep_report(summary: Summary, folder: Path) -> None:
     write_atomically(folder / "runs.csv", csv_runs(summary))
     write_atomically(folder / "report.tex", latex(summary))
     save_plot(summary, folder / "report.png")
-    write_atomically(folder / "report.json", _json(summary))
+    write_atomically(folder / "report.json", json.dumps(report.plain(summary), indent=1))
 
 
 def minutes(seconds: float) -> str:

@@ -238,9 +238,14 @@ def kind(run: Run, path: str) -> Any:
 
 def paths(run: Run) -> dict[str, str]:
     """The paths that can be set, with what they stand for: "weight" stands for "penalties.0.weight"."""
-    found = list(_paths(run, ""))
-    short = {"weight": "penalties.0.weight"} if run.penalties else {}
-    return short | {path: path for path in found}
+    # Which paths there are depends on the number of penalties alone.
+    if len(run.penalties) not in _known:
+        short = {"weight": "penalties.0.weight"} if run.penalties else {}
+        _known[len(run.penalties)] = short | {path: path for path in _paths(run, "")}
+    return dict(_known[len(run.penalties)])
+
+
+_known: dict[int, dict[str, str]] = {}
 
 
 def _paths(value: Any, prefix: str) -> Iterable[str]:

@@ -21,7 +21,7 @@ from gradreg.study.cost import known_seconds, missing_timing, save_seconds, time
 from gradreg.study.curves import require_tensorboard, write_curves
 from gradreg.study.execute import execute
 from gradreg.study.files import Loaded, save_study
-from gradreg.study.store import Store, write_atomically
+from gradreg.study.store import Snapshot, Store, write_atomically
 from gradreg.study.summary import Summary
 from gradreg.study.sweep import Executor, LocalExecutor, Sweep, plan
 from gradreg.study.verdict import counts, verdict
@@ -105,7 +105,8 @@ def do(loaded: Loaded, doing: Doing, command: str, console: Console) -> Summary:
     study = loaded.study
     for note in loaded.notes:
         console.print(f"  {note}", highlight=False)
-    before = plan(study, store)
+    at_start = Snapshot(doing.store)
+    before = plan(study, at_start)
     console.print(
         f"[bold]{study.name}[/bold]: {before.done} runs done, {before.missing} missing, {before.failed} failed"
         + (f", {before.running} in another process's hands" if before.running else ""),
@@ -118,7 +119,7 @@ def do(loaded: Loaded, doing: Doing, command: str, console: Console) -> Summary:
         sweep = Sweep(study, store, seconds=seconds, retry_failed=doing.retry_failed, device=doing.device)
         with _sigterm_as_interrupt(), _display(console, sweep) as tick:
             sweep.go(executor, tick)
-    summary = collect(study, store, command=command, notes=loaded.notes)
+    summary = collect(study, store if changed else at_start, command=command, notes=loaded.notes)
     folder = store.study(study.name)
     if not _is_kept(summary, folder):  # such as another choice of arms, or of the correction, of the same runs
         save_study(loaded, store, command)

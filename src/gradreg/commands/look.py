@@ -18,7 +18,7 @@ from rich.text import Text
 from gradreg.commands.common import existing
 from gradreg.study.files import load_study
 from gradreg.study.index import FIELDS, Index
-from gradreg.study.store import STATES, RunFiles, write_atomically
+from gradreg.study.store import STATES, RunFiles, Snapshot, write_atomically
 from gradreg.study.sweep import plan
 
 
@@ -62,7 +62,7 @@ def run_status(options: Status) -> None:
     store = existing(options.store)
     if options.study is not None:
         study = load_study(options.study, store, overrides=options.set, kept=True).study
-        at = plan(study, store)
+        at = plan(study, Snapshot(options.store))
         console.print(
             f"[bold]{study.name}[/bold]: {at.done} runs done, {at.running} running, {at.failed} failed, {at.missing} "
             "missing (tuning runs included)",

@@ -112,6 +112,20 @@ class Store:
         return RunFiles(self.directory / "runs" / found[0])
 
 
+class Snapshot(Store):
+    """A store of which each result is read once: for a command that reads all of them more than once."""
+
+    def __init__(self, directory: Path):
+        super().__init__(directory)
+        self._results: dict[str, dict[str, Any] | None] = {}
+
+    def result(self, run: Run) -> dict[str, Any] | None:
+        """The result of a run as it was when it was first asked for."""
+        if run.key not in self._results:
+            self._results[run.key] = super().result(run)
+        return self._results[run.key]
+
+
 class RunFiles:
     """The directory of one run.
 

@@ -68,7 +68,8 @@ def plan(study: Study, store: Store) -> Plan:
         for run in runs:
             if run not in seen:
                 seen.add(run)
-                counts[store.files(run).status().state] += 1
+                done = store.result(run) is not None
+                counts["done" if done else store.files(run).status().state] += 1
     return Plan(**counts)
 
 

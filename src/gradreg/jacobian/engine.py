@@ -78,7 +78,8 @@ class DoubleBackward(Engine):
         probe = torch.zeros_like(at.z).requires_grad_()
         gradient = at.gradient(probe, create_graph=True)
         reached = [(g, v) for g, v in zip(gradient, direction, strict=True) if g.requires_grad]
-        grads = torch.autograd.grad([g for g, _ in reached], probe, [v for _, v in reached], create_graph=True)
+        with at.of_rows():
+            grads = torch.autograd.grad([g for g, _ in reached], probe, [v for _, v in reached], create_graph=True)
         return grads[0]
 
 

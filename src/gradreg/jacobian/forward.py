@@ -16,6 +16,7 @@ from gradreg import _checks, _tree
 from gradreg._types import InputTree, Model, Parts
 from gradreg.jacobian import site as sites
 from gradreg.jacobian._composed import SecondRun
+from gradreg.jacobian._fast_modes import FastDerivatives, Phase, mark_private, suits
 from gradreg.jacobian._state import LayerState
 
 Change = Callable[[Tensor, Tensor], Tensor]
@@ -45,6 +46,7 @@ class ForwardPass:
         paths = {path for s in wanted if isinstance(s, sites.Input) for path in s.select(x)}
         self._random = _RandomState.of(x, model) if repeatable else None
         self._state = LayerState(model) if repeatable else None
+        self.phase = Phase()
         leaves: dict[str, Tensor] = {}
 
         def differentiable(path: str, tensor: Tensor) -> Tensor:
@@ -52,11 +54,16 @@ class ForwardPass:
                 return tensor
             leaves[path] = attached(tensor)
             # The model gets a copy: an operation in place must not change the site.
-            return leaves[path].clone()
+            copy = leaves[path].clone()
+            if leaves[path].is_leaf and leaves[path] is not tensor:
+                mark_private(copy)
+            return copy
 
         with ExitStack() as stack:
             if self._state is not None:
                 stack.enter_context(self._state.recording())
+            if wanted and suits(model):
+                stack.enter_context(FastDerivatives(self.phase))
             self._activations = stack.enter_context(self._watch())
             self.outputs = _call(model, _tree.replace(x, differentiable))
         self._leaves = leaves

@@ -1,5 +1,6 @@
 """The linear map J at the batch: target values z, the site's tensors, and the plain products with J."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -63,17 +64,22 @@ class Linearization:
         """
         found: tuple[Tensor | None, ...] = (None,)
         if self.z.requires_grad:
-            found = torch.autograd.grad(
-                self.z,
-                self.tensors,
-                row.to(self.z.dtype),
-                retain_graph=True,
-                create_graph=create_graph,
-                allow_unused=True,
-            )
+            with self.of_rows():
+                found = torch.autograd.grad(
+                    self.z,
+                    self.tensors,
+                    row.to(self.z.dtype),
+                    retain_graph=True,
+                    create_graph=create_graph,
+                    allow_unused=True,
+                )
         if all(part is None for part in found):
             raise _checks.independent_of_site(describe(self.site))
         return [torch.zeros_like(t) if g is None else g for g, t in zip(found, self.tensors, strict=True)]
+
+    def of_rows(self) -> AbstractContextManager[None]:
+        """While only products with J are differentiated for; see `Phase`."""
+        return self.forward.phase.of_rows() if self.forward is not None else nullcontext()
 
     def elsewhere(self, change: Change, direction: Parts, *, tangents: bool = False) -> "Linearization":
         """The same function run again with the site's tensors changed; see `ForwardPass.again`."""

@@ -34,10 +34,12 @@ if TYPE_CHECKING:
     from gradreg.jacobian.site import Hidden, Input, Site
     from gradreg.jacobian.target import FunctionOf, Logits, LogProbabilities, Loss, Probabilities, Target
     from gradreg.objective import Objective, Result
-    from gradreg.penalties.base import Penalty, PenaltySum, Seen
+    from gradreg.penalties.base import Penalty, PenaltySum
     from gradreg.penalties.jacobian import JacobianPenalty
     from gradreg.penalties.output import ConfidencePenalty, LabelSmoothing
+    from gradreg.penalties.passes import Seen
     from gradreg.penalties.presets import DoubleBack, FrobReg, JacReg, SpectReg
+    from gradreg.penalties.schedule import Ramp
 
 __version__ = "0.1.0"
 
@@ -51,6 +53,7 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "SpectReg",
     "ConfidencePenalty",
     "LabelSmoothing",
+    "Ramp",
     # Compose your own
     "JacobianPenalty",
     "Penalty",
@@ -114,10 +117,12 @@ _HOMES = {
     "jacobian.site": ("Hidden", "Input", "Site"),
     "jacobian.target": ("FunctionOf", "Logits", "LogProbabilities", "Loss", "Probabilities", "Target"),
     "objective": ("Objective", "Result"),
-    "penalties.base": ("Penalty", "PenaltySum", "Seen"),
+    "penalties.base": ("Penalty", "PenaltySum"),
     "penalties.jacobian": ("JacobianPenalty",),
     "penalties.output": ("ConfidencePenalty", "LabelSmoothing"),
+    "penalties.passes": ("Seen",),
     "penalties.presets": ("DoubleBack", "FrobReg", "JacReg", "SpectReg"),
+    "penalties.schedule": ("Ramp",),
 }
 _HOME = {name: f"gradreg.{module}" for module, names in _HOMES.items() for name in names}
 _MODULES = {"convert": "gradreg.convert", "dense": "gradreg.jacobian.dense", "metrics": "gradreg.metrics"}

@@ -40,6 +40,18 @@ def positive_integer(value: int, name: str, owner: str) -> None:
         raise ValueError(f"{owner} got {name}={value!r}; expected a whole number >= 1, as in {owner}({name}=1).")
 
 
+def step(value: int) -> None:
+    """Steps are counted from 0."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"step={value!r}; expected the number of the training step, counted from 0.")
+
+
+def part(value: float, name: str, owner: str) -> None:
+    """Parts of a whole lie in (0, 1]."""
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 < value <= 1:
+        raise ValueError(f"{owner} got {name}={value!r}; expected a part > 0 and <= 1, as in {owner}({name}=0.5).")
+
+
 def choice(value: str, allowed: Iterable[str], name: str, owner: str) -> None:
     """A word out of a short list."""
     allowed = tuple(allowed)

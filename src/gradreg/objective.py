@@ -8,9 +8,9 @@ from torch import Generator, Tensor
 
 from gradreg import _checks, _tree
 from gradreg._types import InputTree, Labels, LossFunction, Model
-from gradreg.jacobian.forward import ForwardPass
 from gradreg.jacobian.target import call_loss, loss_name
-from gradreg.penalties.base import Penalty, Seen, parts_of
+from gradreg.penalties.base import Penalty, next_step, parts_of
+from gradreg.penalties.passes import Passes
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Result:
     Attributes:
         total: what to call ``backward()`` on: ``task + sum of terms``, 0-dimensional.
         task: the task's loss.
-        terms: each penalty by name, with its weight.
+        terms: what each penalty adds to the total, by name: 0 where it is not due at this step.
         outputs: what the model returned for x.
     """
 
@@ -40,6 +40,10 @@ class Objective:
         loss: ``loss(outputs, y)`` that returns the mean over the batch, a 0-dimensional tensor.
         penalties: any number, also none; sums are taken apart. Penalties of weight 0 cost nothing.
         generator: draws the random projections of every call, unless the call brings its own.
+
+    Attributes:
+        step: number of the next step, for penalties with ``every`` or ``ramp``; each call with gradients on counts.
+            Set it where training goes on from a checkpoint.
 
     Example:
         >>> objective = gr.Objective(torch.nn.functional.cross_entropy, gr.SpectReg(0.03))
@@ -63,6 +67,7 @@ class Objective:
             _checks.instance(penalty, Penalty, "penalty", "gr.SpectReg(0.03)")
         self.loss = loss
         self.generator = generator
+        self.step = 0
         self.penalties = _named([part for penalty in penalties for part in parts_of(penalty)])
 
     def __call__(
@@ -73,6 +78,7 @@ class Objective:
         *,
         unlabeled: InputTree | None = None,
         generator: Generator | None = None,
+        step: int | None = None,
     ) -> Result:
         """Runs the model and returns the loss with its penalties.
 
@@ -83,24 +89,30 @@ class Objective:
             unlabeled: further inputs. Penalties that need no labels are then means over labelled and unlabelled
                 examples together; this takes a second forward pass.
             generator: draws the random projections; torch's global random state is then left as found.
+            step: number of the training step, for lazy penalties and ramps; by default the calls are counted. Under
+                `torch.no_grad` every penalty is taken as a whole, whatever its schedule.
         """
         generator = generator or self.generator
         recording = torch.is_grad_enabled()
-        active = {name: p for name, p in self.penalties.items() if p.weight > 0}
+        step = next_step(self, step)
+        due = {name: p for name, p in self.penalties.items() if p.is_due(step)}
         with _checks.grad_enabled():
-            seen = _see(model, x, y, active, generator, self.loss)
-            task = self._task(seen)
-            terms = {name: p.weighted(seen) for name, p in active.items()}
-            free = {name: p for name, p in active.items() if not p.needs_labels}
+            passes = Passes.of_batch(model, x, y, list(due.values()), generator, step, self.loss)
+            task = self._task(passes.whole.outputs, y)
+            terms = {name: passes.weighted(p) for name, p in due.items()}
+            free = {name: p for name, p in due.items() if not p.needs_labels}
             if unlabeled is not None and free:
-                self._add_unlabeled(terms, free, _see(model, unlabeled, None, free, generator, self.loss), seen)
+                more = Passes.of_terms(model, unlabeled, None, list(free.values()), generator, step)
+                share = more.batch / (more.batch + passes.batch)
+                for name, penalty in free.items():
+                    terms[name] = (1 - share) * terms[name] + share * more.weighted(penalty)
             terms = {name: terms[name] if name in terms else task.new_zeros(()) for name in self.penalties}
             total = torch.stack([task, *(t.to(task.dtype) for t in terms.values())]).sum() if terms else task
-        result = Result(total, task, terms, seen.outputs)
+        result = Result(total, task, terms, passes.whole.outputs)
         return result if recording else _detached(result)
 
-    def _task(self, seen: Seen) -> Tensor:
-        task = call_loss(self.loss, seen.outputs, seen.y)
+    def _task(self, outputs: Any, y: Labels) -> Tensor:
+        task = call_loss(self.loss, outputs, y)
         if task.ndim != 0:
             raise ValueError(
                 f"the loss {loss_name(self.loss)} returned shape {tuple(task.shape)}; expected the mean over the "
@@ -108,29 +120,8 @@ class Objective:
             )
         return task
 
-    @staticmethod
-    def _add_unlabeled(terms: dict[str, Tensor], free: dict[str, Penalty], more: Seen, seen: Seen) -> None:
-        assert more.forward is not None
-        assert seen.forward is not None
-        share = more.forward.batch / (more.forward.batch + seen.forward.batch)
-        for name, penalty in free.items():
-            terms[name] = (1 - share) * terms[name] + share * penalty.weighted(more)
-
     def __repr__(self) -> str:
         return f"Objective({', '.join([loss_name(self.loss), *map(repr, self.penalties.values())])})"
-
-
-def _see(
-    model: Model,
-    x: InputTree,
-    y: Labels,
-    penalties: dict[str, Penalty],
-    generator: Generator | None,
-    loss: LossFunction,
-) -> Seen:
-    sites = [site for penalty in penalties.values() for site in penalty.sites]
-    forward = ForwardPass(model, x, sites, repeatable=any(p.repeats for p in penalties.values()))
-    return Seen(forward.outputs, x, y, generator, forward, loss=loss)
 
 
 def _named(penalties: list[Penalty]) -> dict[str, Penalty]:

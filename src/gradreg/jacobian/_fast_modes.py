@@ -85,8 +85,7 @@ def suits(model: Any) -> bool:
     if not isinstance(model, nn.Module):
         return True
     return not any(
-        type(layer).__name__ == "OptimizedModule" or layer._compiled_call_impl is not None
-        for layer in model.modules()
+        type(layer).__name__ == "OptimizedModule" or layer._compiled_call_impl is not None for layer in model.modules()
     )
 
 

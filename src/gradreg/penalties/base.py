@@ -3,37 +3,17 @@
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Self
 
 import torch
 from torch import Generator, Tensor
 
-from gradreg import _checks
-from gradreg._types import InputTree, Labels, LossFunction, Model
-from gradreg.jacobian.forward import ForwardPass
+from gradreg import _checks, _tree
+from gradreg._types import InputTree, Labels, Model
 from gradreg.jacobian.site import Site
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What a penalty sees of one batch.
-
-    Attributes:
-        outputs: what the model returned.
-        x, y: inputs and labels (None without).
-        generator: where random projections are drawn; None for torch's global one.
-        forward: the forward pass, which can be run again; None where the caller ran the model.
-        loss: the task's loss, where an `Objective` holds the penalty.
-    """
-
-    outputs: Any
-    x: InputTree
-    y: Labels
-    generator: Generator | None = None
-    forward: ForwardPass | None = None
-    loss: LossFunction | None = None
+from gradreg.penalties.passes import Passes, Seen
+from gradreg.penalties.schedule import Factor, Schedule
 
 
 class Penalty(ABC):
@@ -44,16 +24,33 @@ class Penalty(ABC):
     Args:
         weight: finite and >= 0; it multiplies the mean.
         name: the key in ``result.terms``.
+        every: k > 1 takes the penalty at every k-th step alone, with k times the weight.
+        fraction: p < 1 takes it on a random part p of each batch.
+        ramp: a factor of the weight by step; a number n lets it rise in n steps: see `Ramp`.
+
+    Attributes:
+        step: how often the penalty was called by itself, with gradients on: the number of its next step. Within an
+            `Objective` that one counts.
 
     Example:
         >>> penalty = gr.SpectReg(0.03) + gr.ConfidencePenalty(0.5)
         >>> loss = torch.nn.functional.cross_entropy(model(x), y) + penalty(model, x)
     """
 
-    def __init__(self, weight: float, name: str):
+    def __init__(
+        self,
+        weight: float,
+        name: str,
+        *,
+        every: int = 1,
+        fraction: float = 1.0,
+        ramp: Factor | int | None = None,
+    ):
         _checks.weight(weight, type(self).__name__)
         self.weight = float(weight)
         self.name = name
+        self.schedule = Schedule(every, fraction, ramp, type(self).__name__)
+        self.step = 0
 
     needs_labels: bool = False
     repeats: bool = False
@@ -63,11 +60,24 @@ class Penalty(ABC):
     def value(self, seen: Seen) -> Tensor:
         """The unweighted penalty of a batch, a 0-dimensional tensor in float32 or better."""
 
-    def weighted(self, seen: Seen) -> Tensor:
-        """The penalty of a batch, times its weight."""
-        return self.weight * self.value(seen)
+    def is_due(self, step: int | None) -> bool:
+        """Whether the penalty counts at a step; without a step, whether its weight does."""
+        return self.weight > 0 and self.schedule.factor(step) > 0
 
-    def __call__(self, model: Model, x: InputTree, y: Labels = None, *, generator: Generator | None = None) -> Tensor:
+    def weighted(self, seen: Seen) -> Tensor:
+        """The penalty of a batch, times its weight and what its schedule makes of that at this step."""
+        factor = self.schedule.factor(seen.step)
+        return self.weight * factor * self.value(seen)
+
+    def __call__(
+        self,
+        model: Model,
+        x: InputTree,
+        y: Labels = None,
+        *,
+        generator: Generator | None = None,
+        step: int | None = None,
+    ) -> Tensor:
         """Runs the model on x and returns the weighted penalty.
 
         Args:
@@ -75,17 +85,30 @@ class Penalty(ABC):
             x: inputs (B, ...), or a tree of them; `Args` for models of several arguments.
             y: labels, where the penalty needs them.
             generator: draws the random projections; torch's global random state is then left as found.
+            step: number of the training step, for lazy penalties and ramps; by default the calls are counted.
 
         Returns:
-            A 0-dimensional tensor; without a graph where the caller is under `torch.no_grad`.
+            A 0-dimensional tensor; without a graph where the caller is under `torch.no_grad`, where it is also the
+            whole penalty, whatever its schedule.
         """
+        step = next_step(self, step)
         recording = torch.is_grad_enabled()
         with _checks.grad_enabled():
-            forward = ForwardPass(model, x, self.sites, repeatable=self.repeats)
-            result = self.weighted(Seen(forward.outputs, x, y, generator, forward))
+            terms = list(parts_of(self))
+            passes = Passes.of_terms(model, x, y, terms, generator, step)
+            values = [passes.weighted(term) for term in terms if term.is_due(step)]
+            result = torch.stack(values).sum() if values else zero_like(x)
         return result if recording else result.detach()
 
-    def of(self, outputs: Any, x: Any, y: Labels = None, *, generator: Generator | None = None) -> Tensor:
+    def of(
+        self,
+        outputs: Any,
+        x: Any,
+        y: Labels = None,
+        *,
+        generator: Generator | None = None,
+        step: int | None = None,
+    ) -> Tensor:
         """The weighted penalty for outputs that you computed from x.
 
         Args:
@@ -94,6 +117,7 @@ class Penalty(ABC):
                 grad before the outputs were computed from them.
             y: labels, where the penalty needs them.
             generator: draws the random projections.
+            step: see `__call__`.
 
         Raises:
             ValueError: x does not require grad, the outputs do not depend on it, the site is a submodule, or the
@@ -109,7 +133,16 @@ class Penalty(ABC):
                 f"{self!r} has to run the model again, which of(outputs, x) cannot. Write penalty(model, x), or use "
                 "engine=gr.DoubleBackward()."
             )
-        return self.weighted(Seen(outputs, x, y, generator))
+        terms = list(parts_of(self))
+        for term in terms:
+            if term.schedule.fraction < 1:
+                raise ValueError(
+                    f"{term!r} runs the model on a part of the batch, which of(outputs, x) cannot. Write "
+                    f"penalty(model, x), or every={round(1 / term.schedule.fraction)} in place of the fraction."
+                )
+        step = next_step(self, step)
+        values = [term.weighted(Seen(outputs, x, y, generator, step=step)) for term in terms if term.is_due(step)]
+        return torch.stack(values).sum() if values else zero_like(x)
 
     def __add__(self, other: object) -> "PenaltySum":
         """A sum, which runs the model once for all of its penalties."""
@@ -126,7 +159,8 @@ class Penalty(ABC):
         if not isinstance(factor, Real):
             return NotImplemented
         scaled = copy.copy(self)
-        Penalty.__init__(scaled, self.weight * float(factor), self.name)
+        scaled.weight, scaled.step = self.weight * float(factor), 0
+        _checks.weight(scaled.weight, type(self).__name__)
         return scaled
 
     __rmul__ = __mul__
@@ -155,8 +189,9 @@ class PenaltySum(Penalty):
         self.sites = [site for p in penalties for site in p.sites]
 
     def value(self, seen: Seen) -> Tensor:
-        """The sum of the weighted terms."""
-        return torch.stack([p.weighted(seen) for p in self.penalties]).sum()
+        """The sum of the weighted terms that are due."""
+        values = [p.weighted(seen) for p in self.penalties if p.is_due(seen.step)]
+        return torch.stack(values).sum() if values else zero_like(seen.outputs)
 
     def __repr__(self) -> str:
         terms = " + ".join(map(repr, self.penalties))
@@ -170,3 +205,24 @@ def parts_of(penalty: Penalty) -> Iterator[Penalty]:
         return
     for part in penalty.penalties:
         yield from (term * penalty.weight for term in parts_of(part))
+
+
+def next_step(counter: Any, given: int | None) -> int | None:
+    """The step of a call: the one that is given, or else the next of ``counter.step``.
+
+    Calls without gradients, such as those that measure, are no steps: None, for the whole penalty.
+    """
+    if given is not None:
+        _checks.step(given)
+        return given
+    if not torch.is_grad_enabled():
+        return None
+    counter.step += 1
+    return counter.step - 1
+
+
+def zero_like(tree: Any) -> Tensor:
+    """A penalty that is not due, on the device of the first tensor."""
+    for _, tensor in _tree.tensors(tree):
+        return torch.zeros((), device=tensor.device)
+    return torch.zeros(())

@@ -18,7 +18,9 @@ from gradreg.jacobian.magnitude import Magnitude, SquaredL2, wide
 from gradreg.jacobian.projection import Full, Projection
 from gradreg.jacobian.site import Input, Site, given_tensors
 from gradreg.jacobian.target import Logits, Target, as_target
-from gradreg.penalties.base import Penalty, Seen
+from gradreg.penalties.base import Penalty
+from gradreg.penalties.passes import Seen
+from gradreg.penalties.schedule import Factor
 
 
 class JacobianPenalty(Penalty):
@@ -31,6 +33,7 @@ class JacobianPenalty(Penalty):
         projection: which rows or columns of J. Default: `Full()`, every row.
         engine: how it is differentiated. Default: `DoubleBackward()`.
         magnitude: how a projected Jacobian becomes a number. Default: `SquaredL2()`.
+        every, fraction, ramp: when it is taken, on which part of the batch, and how its weight moves: see `Penalty`.
         name: the key in ``result.terms``; by default the class's name in lower case.
 
     Raises:
@@ -53,9 +56,12 @@ class JacobianPenalty(Penalty):
         projection: Projection | None = None,
         engine: Engine | None = None,
         magnitude: Magnitude | None = None,
+        every: int = 1,
+        fraction: float = 1.0,
+        ramp: Factor | int | None = None,
         name: str | None = None,
     ):
-        super().__init__(weight, name or type(self).__name__.lower())
+        super().__init__(weight, name or type(self).__name__.lower(), every=every, fraction=fraction, ramp=ramp)
         self.target = as_target(target if target is not None else Logits())
         self.site = site if site is not None else Input()
         self.projection = projection if projection is not None else Full()
@@ -120,6 +126,7 @@ class JacobianPenalty(Penalty):
             "magnitude": (self.magnitude, SquaredL2()),
         }
         chosen = [f"{slot}={value!r}" for slot, (value, usual) in slots.items() if value != usual]
+        chosen += [str(self.schedule)] if str(self.schedule) else []
         return f"{type(self).__name__}({', '.join([f'{self.weight:g}', *chosen])})"
 
 

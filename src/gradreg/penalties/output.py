@@ -6,12 +6,14 @@ import torch
 from torch import Tensor
 
 from gradreg import _checks
-from gradreg.penalties.base import Penalty, Seen
+from gradreg.penalties.base import Penalty
+from gradreg.penalties.passes import Seen
+from gradreg.penalties.schedule import Factor
 
 
 class _OutputPenalty(Penalty):
-    def __init__(self, weight: float, class_dim: int | None = None):
-        super().__init__(weight, type(self).__name__.lower())
+    def __init__(self, weight: float, class_dim: int | None = None, ramp: Factor | int | None = None):
+        super().__init__(weight, type(self).__name__.lower(), ramp=ramp)
         self.class_dim = class_dim
 
     def _log_probabilities(self, seen: Seen) -> tuple[Tensor, int]:
@@ -22,7 +24,7 @@ class _OutputPenalty(Penalty):
         return torch.log_softmax(z.float() if z.dtype.itemsize < 4 else z, dim), dim
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.weight:g})"
+        return f"{type(self).__name__}({', '.join(filter(None, [f'{self.weight:g}', str(self.schedule)]))})"
 
 
 class ConfidencePenalty(_OutputPenalty):
@@ -34,6 +36,7 @@ class ConfidencePenalty(_OutputPenalty):
     Args:
         weight: multiplies the mean over the batch (and over positions, where outputs have them).
         class_dim: the dimension of the classes; by default 1, except that 3-dimensional outputs ask for it.
+        ramp: how its weight moves: see `Penalty`.
 
     Example:
         >>> gr.Objective(cross_entropy, gr.DoubleBack(10), gr.ConfidencePenalty(0.5))
@@ -58,6 +61,7 @@ class LabelSmoothing(_OutputPenalty):
     Args:
         weight: multiplies the mean over the batch (and over positions, where outputs have them).
         class_dim: the dimension of the classes; by default 1, except that 3-dimensional outputs ask for it.
+        ramp: how its weight moves: see `Penalty`.
 
     Example:
         >>> gr.Objective(cross_entropy, gr.LabelSmoothing(0.11))

@@ -11,8 +11,9 @@ from gradreg.jacobian.engine import Engine
 from gradreg.jacobian.projection import Full, Normal, Sphere
 from gradreg.jacobian.site import Site
 from gradreg.jacobian.target import Loss, Probabilities, Target
-from gradreg.penalties.base import Seen
 from gradreg.penalties.jacobian import JacobianPenalty
+from gradreg.penalties.passes import Seen
+from gradreg.penalties.schedule import Factor
 
 
 class DoubleBack(JacobianPenalty):
@@ -26,7 +27,7 @@ class DoubleBack(JacobianPenalty):
         weight: multiplies the mean; no hidden 1/2.
         loss: the loss to differentiate; by default that of the `Objective`, and cross-entropy for class indices where
             the penalty stands alone.
-        site, engine, name: see `JacobianPenalty`.
+        site, engine, every, fraction, ramp, name: see `JacobianPenalty`.
 
     Raises:
         ValueError: no labels; or no loss where labels are not class indices.
@@ -46,11 +47,22 @@ class DoubleBack(JacobianPenalty):
         loss: LossFunction | None = None,
         site: Site | None = None,
         engine: Engine | None = None,
+        every: int = 1,
+        fraction: float = 1.0,
+        ramp: Factor | int | None = None,
         name: str | None = None,
     ):
         self.loss = loss
         super().__init__(
-            weight, target=Loss(loss or cross_entropy), site=site, projection=Full(), engine=engine, name=name
+            weight,
+            target=Loss(loss or cross_entropy),
+            site=site,
+            projection=Full(),
+            engine=engine,
+            every=every,
+            fraction=fraction,
+            ramp=ramp,
+            name=name,
         )
 
     def _target(self, seen: Seen) -> Target:
@@ -74,7 +86,7 @@ class JacReg(JacobianPenalty):
     Args:
         weight: multiplies the mean; no hidden 1/2.
         class_dim: the dimension of the classes; by default 1, except that 3-dimensional outputs ask for it.
-        site, engine, name: see `JacobianPenalty`.
+        site, engine, every, fraction, ramp, name: see `JacobianPenalty`.
 
     Example:
         >>> gr.JacReg(1.0)(model, x)
@@ -91,10 +103,21 @@ class JacReg(JacobianPenalty):
         class_dim: int | None = None,
         site: Site | None = None,
         engine: Engine | None = None,
+        every: int = 1,
+        fraction: float = 1.0,
+        ramp: Factor | int | None = None,
         name: str | None = None,
     ):
         super().__init__(
-            weight, target=Probabilities(class_dim), site=site, projection=Full(), engine=engine, name=name
+            weight,
+            target=Probabilities(class_dim),
+            site=site,
+            projection=Full(),
+            engine=engine,
+            every=every,
+            fraction=fraction,
+            ramp=ramp,
+            name=name,
         )
 
 
@@ -106,7 +129,7 @@ class FrobReg(JacobianPenalty):
 
     Args:
         weight: multiplies the mean; no hidden 1/2.
-        target, site, engine, name: see `JacobianPenalty`.
+        target, site, engine, every, fraction, ramp, name: see `JacobianPenalty`.
 
     Example:
         >>> gr.FrobReg(0.03)(model, x)
@@ -123,9 +146,22 @@ class FrobReg(JacobianPenalty):
         target: Target | Callable[..., Tensor] | None = None,
         site: Site | None = None,
         engine: Engine | None = None,
+        every: int = 1,
+        fraction: float = 1.0,
+        ramp: Factor | int | None = None,
         name: str | None = None,
     ):
-        super().__init__(weight, target=target, site=site, projection=Full(), engine=engine, name=name)
+        super().__init__(
+            weight,
+            target=target,
+            site=site,
+            projection=Full(),
+            engine=engine,
+            every=every,
+            fraction=fraction,
+            ramp=ramp,
+            name=name,
+        )
 
 
 class SpectReg(JacobianPenalty):
@@ -139,7 +175,8 @@ class SpectReg(JacobianPenalty):
         sphere: draw r on the sphere of radius sqrt(m) in place of N(0, I) (spherical SpectReg, unbiased as well).
         samples: number of rows for each example, averaged.
         per: "example" draws r for each example; "batch" one for all, as the paper's appendix A.
-        target, site, engine, name: see `JacobianPenalty`.
+        side: "output" for rows of J; "input" for probes J v, v ~ N(0, I_n), with the same expectation.
+        target, site, engine, every, fraction, ramp, name: see `JacobianPenalty`.
 
     Example:
         >>> objective = gr.Objective(torch.nn.functional.cross_entropy, gr.SpectReg(0.03))
@@ -158,10 +195,24 @@ class SpectReg(JacobianPenalty):
         sphere: bool = False,
         samples: int = 1,
         per: Literal["example", "batch"] = "example",
+        side: Literal["output", "input"] = "output",
         target: Target | Callable[..., Tensor] | None = None,
         site: Site | None = None,
         engine: Engine | None = None,
+        every: int = 1,
+        fraction: float = 1.0,
+        ramp: Factor | int | None = None,
         name: str | None = None,
     ):
         kind = Sphere if sphere else Normal
-        super().__init__(weight, target=target, site=site, projection=kind(samples, per), engine=engine, name=name)
+        super().__init__(
+            weight,
+            target=target,
+            site=site,
+            projection=kind(samples, per, side),
+            engine=engine,
+            every=every,
+            fraction=fraction,
+            ramp=ramp,
+            name=name,
+        )

@@ -3,12 +3,13 @@
 import dataclasses
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 # Raised when the meaning of a field or the training code changes, so that old results are not taken for new ones.
-MEANING = 2
+MEANING = 3
 
 # The value of an option of a network or of a penalty.
 Scalar = bool | int | float | str
@@ -105,7 +106,8 @@ class Penalty:
     Attributes:
         preset: a preset of gradreg, such as "SpectReg".
         weight: what it is multiplied by.
-        options: its other plain arguments, such as ``(("samples", 2),)``.
+        options: its other plain arguments, such as ``(("every", 8), ("samples", 2))``; ``engine`` names the engine,
+            whose own arguments stand beside it: ``(("engine", "FiniteDifference"), ("step", 0.1))``.
     """
 
     preset: str
@@ -146,6 +148,11 @@ class Run:
     seed: int = 0
     protocol: Protocol = Protocol()
 
+    @property
+    def period(self) -> int:
+        """After how many steps the penalties that are not taken at every step come again in the same pattern."""
+        return math.lcm(*(k for p in self.penalties for name, k in p.options if name == "every" and _counts(k)), 1)
+
     @cached_property
     def key(self) -> str:
         """Sixteen hexadecimal digits that name the run by its meaning."""
@@ -163,6 +170,10 @@ class Run:
     def __str__(self) -> str:
         terms = " + ".join(map(str, self.penalties)) or "no penalty"
         return f"{terms}, {self.split.train_size} labels of {self.data.name}, seed {self.seed}"
+
+
+def _counts(value: Scalar) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def meaning(value: Any) -> Any:

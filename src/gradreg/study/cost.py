@@ -61,6 +61,7 @@ def time_steps(timing: Timing) -> dict[str, float] | str:
 
     store = Store(timing.store)
     steps: dict[str, Callable[[], object]] = {}
+    periods: dict[str, int] = {}
     problems: dict[str, list[str]] = {}
     tried: set[str] = set()
     for run in timing.runs:
@@ -80,12 +81,13 @@ def time_steps(timing: Timing) -> dict[str, float] | str:
             problems.setdefault(f"{type(error).__name__}: {error}", []).append(str(run))
             continue
         steps.setdefault(step_id(run), lambda training=training, chosen=chosen: training.advance(chosen))
+        periods[step_id(run)] = run.period
     if problems:
         return "\n".join(f"{named(runs)}: {problem}" for problem, runs in problems.items())
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return interleaved(steps)
+        return interleaved(steps, periods=periods)
     finally:
         torch.set_num_threads(threads)
 
@@ -95,15 +97,27 @@ def named(runs: list[str]) -> str:
     return runs[0] + (f" and {len(runs) - 1} more" if len(runs) > 1 else "")
 
 
-def interleaved(steps: Mapping[str, Callable[[], object]], repeats: int = REPEATS) -> dict[str, float]:
-    """Median seconds of each call, in turn, so that a busy moment of the machine falls on all alike."""
+def interleaved(
+    steps: Mapping[str, Callable[[], object]], repeats: int = REPEATS, periods: Mapping[str, int] | None = None
+) -> dict[str, float]:
+    """Median seconds of each call, in turn, so that a busy moment of the machine falls on all alike.
+
+    Args:
+        steps: the calls by name.
+        repeats: how often each is timed.
+        periods: how many calls in a row make one that stands for all, by name: of penalties that are not taken at
+            every step; 1 where it is not said.
+    """
+    periods = periods or {}
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for repeat in range(repeats + 3):
         for name, step in steps.items():
+            period = periods.get(name, 1)
             begin = time.perf_counter()
-            step()
+            for _ in range(period):
+                step()
             if repeat >= 3:  # the first steps allocate
-                seconds[name].append(time.perf_counter() - begin)
+                seconds[name].append((time.perf_counter() - begin) / period)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 

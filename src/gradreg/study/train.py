@@ -4,7 +4,7 @@ import io
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -110,9 +110,10 @@ class Training:
 
     def __init__(self, run: Run, parts: Split, classes: int, device: str = "cpu"):
         self.run, self.parts, self.device = run, parts, torch.device(device)
-        self.x, self.y = parts.x.to(self.device), parts.y.to(self.device)
+        self.x, self.y = channels_last(parts.x.to(self.device)), parts.y.to(self.device)
         torch.manual_seed(_random.generator_for(run.seed, "initialization").initial_seed())
         self.model = build_model(run, tuple(parts.x.shape[1:]), classes).to(self.device)
+        self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         # What the objective calls: the network, or a wrapper around it.
         self.called: nn.Module = self.model
         self.objective = gr.Objective(cross_entropy, *map(build_penalty, run.penalties))
@@ -130,7 +131,7 @@ class Training:
     def advance(self, chosen: Tensor) -> gr.Result:
         """One step on the examples at these positions."""
         chosen = self.share_of(chosen).to(self.device)
-        result = self.objective(self.called, self.x[chosen], self.y[chosen], generator=self.projections)
+        result = self.objective(self.called, self.x[chosen], self.y[chosen], generator=self.projections, step=self.step)
         result.total.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -309,10 +310,28 @@ def build_penalty(penalty: Penalty) -> gr.Penalty:
     }
     if penalty.preset not in presets:
         raise StudyError(f"there is no penalty of that name: {unknown(penalty.preset, presets)}.")
+    options: dict[str, Any] = dict(penalty.options)
     try:
-        return presets[penalty.preset](penalty.weight, **dict(penalty.options))
+        if "engine" in options:
+            options["engine"] = _engine(options)
+        return presets[penalty.preset](penalty.weight, **options)
     except (TypeError, ValueError) as error:
         raise StudyError(f"{penalty} cannot be made: {error}") from error
+
+
+def _engine(options: dict[str, Any]) -> gr.Engine:
+    """The engine that options name, with those of its own arguments that they hold, which are taken out."""
+    engines = {kind.__name__: kind for kind in (gr.DoubleBackward, gr.ForwardMode, gr.FiniteDifference)}
+    name = options["engine"]
+    if name not in engines:
+        raise ValueError(f"engine={name!r}: {unknown(str(name), engines)}")
+    own = [f.name for f in fields(engines[name]) if f.name in options]
+    return engines[name](**{key: options.pop(key) for key in own})
+
+
+def channels_last(images: Tensor) -> Tensor:
+    """Images with the channels last, which torch's convolutions are faster on: docs/performance.md."""
+    return images.to(memory_format=torch.channels_last) if images.ndim == 4 else images
 
 
 def build_optimizer(run: Run, model: nn.Module) -> torch.optim.Optimizer:

@@ -102,6 +102,13 @@ class LayerState:
                     layer.forward = forward  # type: ignore[method-assign]
 
 
+def normalizes_batches(model: Any) -> bool:
+    """Whether a module holds batch normalization by the statistics of the batch, which couples examples."""
+    return isinstance(model, nn.Module) and any(
+        isinstance(layer, _BatchNorm) and _uses_batch(layer) for layer in model.modules()
+    )
+
+
 def _uses_batch(layer: _BatchNorm) -> bool:
     return layer.training or layer.running_mean is None
 

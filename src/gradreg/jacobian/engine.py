@@ -75,8 +75,7 @@ class DoubleBackward(Engine):
 
     def column(self, at: Linearization, direction: Parts) -> Tensor:
         """``J v`` as the derivative of ``u -> J^T u`` along v."""
-        probe = torch.zeros_like(at.z).requires_grad_()
-        gradient = at.gradient(probe, create_graph=True)
+        probe, gradient = at.transposed
         reached = [(g, v) for g, v in zip(gradient, direction, strict=True) if g.requires_grad]
         with at.of_rows():
             grads = torch.autograd.grad([g for g, _ in reached], probe, [v for _, v in reached], create_graph=True)

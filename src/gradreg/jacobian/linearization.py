@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gradreg import _checks
 from gradreg._types import Labels, Parts
+from gradreg.jacobian._state import normalizes_batches
 from gradreg.jacobian.forward import Change, ForwardPass, attached
 from gradreg.jacobian.magnitude import flat, wide
 from gradreg.jacobian.site import Site, describe
@@ -51,6 +52,22 @@ class Linearization:
     def batch(self) -> int:
         """Number of examples."""
         return self.z.shape[0]
+
+    @cached_property
+    def normalizes_batches(self) -> bool:
+        """Whether batch normalization by the statistics of the batch couples the examples, as far as can be seen."""
+        return self.forward is not None and normalizes_batches(self.forward.model)
+
+    @property
+    def private(self) -> Parts:
+        """Those tensors of the site that the forward pass made variables of its own, which nobody else can see."""
+        return [] if self.forward is None else [tensor for tensor in self.tensors if tensor.is_leaf]
+
+    @cached_property
+    def transposed(self) -> tuple[Tensor, Parts]:
+        """A variable u, zero and shaped as z, and ``J^T u`` with its graph in u."""
+        u = torch.zeros_like(self.z).requires_grad_()
+        return u, self.gradient(u, create_graph=True)
 
     def gradient(self, row: Tensor, *, create_graph: bool = False) -> Parts:
         """``J^T row`` for each example, shaped as the site's tensors.

@@ -15,7 +15,7 @@ u = row/||row|| the derivative is ||row||, along sign(row) it is the L1 norm.
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -28,6 +28,9 @@ Reference = Callable[[Any, Any], Tensor]
 
 class Magnitude(ABC):
     """From rows of a projected Jacobian to one number per example."""
+
+    additive: ClassVar[bool] = True
+    """Whether `finish` leaves the sum over rows as it is."""
 
     def reference(self, x: Any, y: Any) -> Tensor | None:
         """A Jacobian to subtract first, (B, *z.shape[1:], *x.shape[1:]); none for most."""
@@ -108,6 +111,7 @@ class TargetNorm(Magnitude):
 
     norm: float = 1.0
     one_sided: bool = False
+    additive = False
 
     def __post_init__(self) -> None:
         _checks.not_negative(self.norm, "norm", "TargetNorm")

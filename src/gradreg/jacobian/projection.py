@@ -37,12 +37,21 @@ class Projection(ABC):
     def draw(self, at: Linearization, engine: Engine, generator: Generator | None) -> Iterator[Rows]:
         """The samples for the batch at hand."""
 
+    def side_at(self, at: Linearization) -> Literal["output", "input"]:
+        """The side of what is drawn for a batch."""
+        return self.side
+
 
 @dataclass(frozen=True)
 class Full(Projection):
-    """Every row of J: exact, at one backward pass per output.
+    """All of J, exact: every row, at one backward pass per output; or every column, where the site has fewer entries.
 
-    For a target with one value per example, such as `Loss`, this is the gradient itself, at the price of one row.
+    For a target with one value per example, such as `Loss`, this is the gradient itself, at the price of one row. Where
+    batch normalization couples examples rows are taken always, since columns would measure something else.
+
+    Args:
+        memory: GiB that the graphs of rows may hold at one time. Rows beyond that are differentiated in chunks, so that
+            any number of outputs can be had; the penalty is then differentiable once, which is what training asks for.
 
     Example:
         >>> gr.JacobianPenalty(0.03, projection=gr.Full())(model, x).backward()    # FrobReg
@@ -50,16 +59,30 @@ class Full(Projection):
     Source: FrobReg and JacReg, the paper's section 2.1.
     """
 
+    memory: float = 4.0
+
+    def __post_init__(self) -> None:
+        _checks.not_negative(self.memory, "memory", "Full")
+
     def draw(self, at: Linearization, engine: Engine, generator: Generator | None) -> Iterator[Rows]:
-        """One sample: the unit rows."""
-        yield self._unit_rows(at.z.detach())
+        """One sample: the unit rows, or the unit columns."""
+        if self.side_at(at) == "output":
+            yield ([row] for _, row in _units([at.z]))
+        else:
+            yield (
+                [unit if part == index else torch.zeros_like(tensor) for part, tensor in enumerate(at.tensors)]
+                for index, unit in _units(at.tensors)
+            )
+
+    def side_at(self, at: Linearization) -> Literal["output", "input"]:
+        """The side with fewer entries."""
+        columns = self.count(at.tensors) < self.count([at.z])
+        return "input" if columns and not at.normalizes_batches else "output"
 
     @staticmethod
-    def _unit_rows(z: Tensor) -> Iterator[Parts]:
-        for index in range(z[0].numel()):
-            row = torch.zeros_like(z, memory_format=torch.contiguous_format)
-            row.view(z.shape[0], -1)[:, index] = 1
-            yield [row]
+    def count(tensors: Parts) -> int:
+        """Entries of one example."""
+        return sum(tensor[0].numel() for tensor in tensors)
 
 
 @dataclass(frozen=True)
@@ -324,6 +347,15 @@ class Tangents(Projection):
                 f"(T, {', '.join(map(str, x.shape))}). For one direction write directions[None]."
             )
         yield [[direction.to(x)] for direction in given.detach()]
+
+
+def _units(tensors: Parts) -> Iterator[tuple[int, Tensor]]:
+    """For each entry of an example: the tensor it belongs to, and such a tensor with ones there and zeros elsewhere."""
+    for part, tensor in enumerate(tensors):
+        for index in range(tensor[0].numel()):
+            unit = torch.zeros_like(tensor, memory_format=torch.contiguous_format, requires_grad=False)
+            unit.view(tensor.shape[0], -1)[:, index] = 1
+            yield part, unit
 
 
 def _unit(parts: Parts) -> Parts:

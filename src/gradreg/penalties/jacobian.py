@@ -20,6 +20,7 @@ from gradreg.jacobian.site import Input, Site, given_tensors
 from gradreg.jacobian.target import Logits, Target, as_target
 from gradreg.penalties.base import Penalty
 from gradreg.penalties.passes import Seen
+from gradreg.penalties.rows import bytes_held, mean_in_chunks
 from gradreg.penalties.schedule import Factor
 
 
@@ -74,6 +75,8 @@ class JacobianPenalty(Penalty):
         self.needs_labels = self.target.needs_labels or self.projection.needs_labels
         self.repeats = self.engine.repeats
         self.sites = (self.site,)
+        # Bytes that the graph of one row holds, by model and sizes.
+        self._held: dict[Any, int] = {}
 
     def value(self, seen: Seen) -> Tensor:
         """See `Penalty.value`."""
@@ -103,6 +106,14 @@ class JacobianPenalty(Penalty):
 
     def _measure(self, at: Linearization, seen: Seen) -> Tensor:
         reference = self.magnitude.reference(seen.x, seen.y)
+        if isinstance(self.projection, Full) and (at_once := self._rows_at_once(at, reference)):
+            return mean_in_chunks(
+                lambda: iter(next(self.projection.draw(at, self.engine, None))),
+                lambda row: self._measure_one(at, row, reference),
+                at,
+                self.magnitude,
+                at_once,
+            )
         values = []
         for sample in self.projection.draw(at, self.engine, seen.generator):
             measures = [self._measure_one(at, row, reference) for row in sample]
@@ -110,9 +121,25 @@ class JacobianPenalty(Penalty):
             values.append(self.magnitude.finish(total))
         return torch.stack(values).mean()
 
+    def _rows_at_once(self, at: Linearization, reference: Tensor | None) -> int:
+        """How many rows fit into the memory that is given; 0 where all of them do."""
+        assert isinstance(self.projection, Full)
+        side = self.projection.side_at(at)
+        count = self.projection.count([at.z] if side == "output" else at.tensors)
+        if count == 1:
+            return 0
+        model = None if at.forward is None else at.forward.model
+        key = (id(model), at.z.shape, at.z.dtype, tuple(tensor.shape for tensor in at.tensors))
+        if key not in self._held:
+            row = next(iter(next(self.projection.draw(at, self.engine, None))))
+            self._held[key] = bytes_held(lambda: self._measure_one(at, row, reference))
+        at_once = max(1, int(self.projection.memory * 2**30 / max(1, self._held[key])))
+        return 0 if at_once >= count else at_once
+
     def _measure_one(self, at: Linearization, row: Parts, reference: Tensor | None) -> Tensor:
-        given = None if reference is None else [_project(reference, at, row, self.projection.side)]
-        if self.projection.side == "output":
+        side = self.projection.side_at(at)
+        given = None if reference is None else [_project(reference, at, row, side)]
+        if side == "output":
             return self.engine.measure_row(at, row[0], self.magnitude, given)
         column = self.engine.column(at, row)
         return self.magnitude.measure([column] if given is None else [column - given[0]])

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Generator, Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Generator, Tensor
 
 from gradreg import _checks, _random, _tree
 from gradreg._types import InputTree, Labels, LossFunction, Model
+from gradreg.jacobian._state import normalizes_batches
 from gradreg.jacobian.forward import ForwardPass
 from gradreg.jacobian.site import Site
 from gradreg.penalties.schedule import Schedule
@@ -173,9 +173,7 @@ def _fraction(due: Sequence[Term], step: int | None) -> float:
 
 def _divide(model: Model, x: InputTree, fraction: float, generator: Generator | None) -> tuple[Tensor, Tensor]:
     """Positions of a random part of the batch, and of the rest."""
-    if isinstance(model, nn.Module) and any(
-        isinstance(layer, _BatchNorm) and (layer.training or layer.running_mean is None) for layer in model.modules()
-    ):
+    if normalizes_batches(model):
         raise ValueError(
             f"fraction={fraction:g} runs the model on two parts of the batch, but its batch normalization is in "
             f"training mode and would normalize each by itself. Write every={round(1 / fraction)}, which costs the "

@@ -86,6 +86,7 @@ class JacReg(JacobianPenalty):
     Args:
         weight: multiplies the mean; no hidden 1/2.
         class_dim: the dimension of the classes; by default 1, except that 3-dimensional outputs ask for it.
+        memory: GiB that rows may hold at one time; see `Full`.
         site, engine, every, fraction, ramp, name: see `JacobianPenalty`.
 
     Example:
@@ -100,6 +101,7 @@ class JacReg(JacobianPenalty):
         self,
         weight: float,
         *,
+        memory: float = 4.0,
         class_dim: int | None = None,
         site: Site | None = None,
         engine: Engine | None = None,
@@ -112,7 +114,7 @@ class JacReg(JacobianPenalty):
             weight,
             target=Probabilities(class_dim),
             site=site,
-            projection=Full(),
+            projection=Full(memory),
             engine=engine,
             every=every,
             fraction=fraction,
@@ -129,6 +131,7 @@ class FrobReg(JacobianPenalty):
 
     Args:
         weight: multiplies the mean; no hidden 1/2.
+        memory: GiB that rows may hold at one time; see `Full`.
         target, site, engine, every, fraction, ramp, name: see `JacobianPenalty`.
 
     Example:
@@ -143,6 +146,7 @@ class FrobReg(JacobianPenalty):
         self,
         weight: float,
         *,
+        memory: float = 4.0,
         target: Target | Callable[..., Tensor] | None = None,
         site: Site | None = None,
         engine: Engine | None = None,
@@ -155,7 +159,7 @@ class FrobReg(JacobianPenalty):
             weight,
             target=target,
             site=site,
-            projection=Full(),
+            projection=Full(memory),
             engine=engine,
             every=every,
             fraction=fraction,

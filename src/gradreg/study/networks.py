@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradreg.models import MLP, ConvNet, LeNet5, SmallCNN
+from gradreg.models import MLP, ConvNet, LeNet5, ResNet, SmallCNN
 from gradreg.study.config import StudyError
 from gradreg.study.source import file_hash, parted, source_file
 from gradreg.study.suggest import unknown
@@ -27,6 +27,11 @@ BUILT_IN: dict[str, tuple[Callable[[Shape, int], nn.Module], Callable[[Shape], b
     "small-cnn": (lambda shape, classes: SmallCNN(classes=classes), lambda shape: shape == (1, 8, 8), "(1, 8, 8)"),
     "convnet": (
         lambda shape, classes: ConvNet(shape[0], (shape[1], shape[2]), classes),
+        lambda shape: len(shape) == 3 and min(shape[1:]) >= 8,
+        "(channels, height, width) with sides of at least 8",
+    ),
+    "resnet": (
+        lambda shape, classes: ResNet(shape[0], classes),
         lambda shape: len(shape) == 3 and min(shape[1:]) >= 8,
         "(channels, height, width) with sides of at least 8",
     ),
@@ -44,7 +49,7 @@ def network(name: str, shape: Shape, classes: int) -> nn.Module:
     """Makes a network, with weights drawn from torch's global generator.
 
     Args:
-        name: "lenet5", "small-cnn", "convnet", "mlp"; or ``module:factory``, as in ``mynet:build`` or
+        name: "lenet5", "small-cnn", "convnet", "resnet", "mlp"; or ``module:factory``, as in ``mynet:build`` or
             ``nets/mynet.py:Net``: a function or a class that gives a network. It is called with those of ``classes``,
             ``shape``, ``channels``, ``size`` and ``features`` that it names (with ``**kwargs`` also ``classes`` and
             ``shape``).

@@ -2,13 +2,13 @@
 
 import json
 import statistics
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from gradreg.study.config import Run, StudyError, digest, meaning
 from gradreg.study.store import Store, write_atomically
+from gradreg.study.timing import in_turn
 
 REPEATS = 25
 
@@ -96,15 +96,8 @@ def named(runs: list[str]) -> str:
 
 
 def interleaved(steps: Mapping[str, Callable[[], object]], repeats: int = REPEATS) -> dict[str, float]:
-    """Median seconds of each call, in turn, so that a busy moment of the machine falls on all alike."""
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for repeat in range(repeats + 3):
-        for name, step in steps.items():
-            begin = time.perf_counter()
-            step()
-            if repeat >= 3:  # the first steps allocate
-                seconds[name].append(time.perf_counter() - begin)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    """Median seconds of each call, in turn."""
+    return {name: statistics.median(seconds) for name, seconds in in_turn(steps, repeats).items()}
 
 
 def _file(runs: Iterable[Run], store: Store) -> Path:

@@ -63,10 +63,23 @@ def network(name: str, shape: Shape, classes: int) -> nn.Module:
         >>> network("mlp", (20,), 3)(torch.randn(5, 20)).shape
         torch.Size([5, 3])
     """
+    model = untried(name, shape, classes)
     if ":" in name:
-        model = _made(name, shape, classes)
         _try(model, name, shape, classes)
-        return model
+    return model
+
+
+def untried(name: str, shape: Shape, classes: int) -> nn.Module:
+    """Makes a network as `network` does, but takes one of any outputs: nothing is run through it.
+
+    Args:
+        name, shape, classes: see `network`.
+
+    Raises:
+        StudyError: there is no such network, or it cannot be made.
+    """
+    if ":" in name:
+        return _made(name, shape, classes)
     if name not in BUILT_IN:
         raise StudyError(
             f"there is no network of that name: {unknown(name, BUILT_IN)} (or module:factory for your own)."
@@ -76,6 +89,23 @@ def network(name: str, shape: Shape, classes: int) -> nn.Module:
         other = next(other for other, (_, also, _) in BUILT_IN.items() if also(shape))
         raise StudyError(f"the network {name!r} takes inputs {wanted}, but these are {shape}; write {other!r}.")
     return make(shape, classes)
+
+
+def loaded(name: str) -> Any:
+    """The object that ``module:name`` says.
+
+    Args:
+        name: as in ``mydata:batch`` or ``folder/mydata.py:batch``.
+
+    Raises:
+        StudyError: the module is not there, cannot be imported, or has no such name.
+    """
+    module = _module(name)
+    _, called = parted(name)
+    if not hasattr(module, called):
+        public = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
+        raise StudyError(f"{name!r}: the module has no such name: {unknown(called, public)}.")
+    return getattr(module, called)
 
 
 def _module(name: str) -> ModuleType:

@@ -191,7 +191,7 @@ def test_errors_say_what_to_write(nets: str, words: list[str], expected: str) ->
 
 def test_the_sentence_names_the_fastest_exact_form_and_a_lazy_one() -> None:
     def row(name: str, memory_format: str, to_fastest: float) -> Row:
-        return Row(name, memory_format, 2.0, Spread(to_fastest / 100, 0.0, 1.0), 9.0, to_fastest)
+        return Row(name, memory_format, 2.0, Spread(to_fastest / 100, 0.0, 1.0, 0.0), 9.0, to_fastest, 9.0)
 
     rows = (
         row("plain", "contiguous", 1.2),

@@ -141,6 +141,7 @@ def test_ratios_are_to_the_plain_step_of_the_format_and_to_the_fastest(monkeypat
     assert [(row.name, row.format) for row in found] == [(c.name, c.format) for c in configurations]
     assert [row.ratio for row in found] == [1.0, 1.5, 1.0, 4.0]
     assert [row.to_fastest for row in found] == [2.0, 3.0, 1.0, 4.0]
+    assert [row.least for row in found] == [2.0, 3.0, 1.0, 4.0]
     assert [row.to_floor for row in found] == [2.0, 1.5, 1.0, 2.0]
     assert found[3].record()["to_floor"] == 2.0
     assert seen == [{key: 3 if key.startswith("Spect") else 1 for key in made}]

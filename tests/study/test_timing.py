@@ -6,9 +6,9 @@ from gradreg.study.timing import Spread, in_turn, spread
 
 
 def test_quartiles_are_interpolated() -> None:
-    assert spread([4.0, 1.0, 2.0, 3.0, 5.0]) == Spread(3.0, 2.0, 4.0)
-    assert spread([1.0, 2.0]) == Spread(1.5, 1.25, 1.75)
-    assert spread([7.0]) == Spread(7.0, 7.0, 7.0)
+    assert spread([4.0, 1.0, 2.0, 3.0, 5.0]) == Spread(3.0, 2.0, 4.0, 1.0)
+    assert spread([1.0, 2.0]) == Spread(1.5, 1.25, 1.75, 1.0)
+    assert spread([7.0]) == Spread(7.0, 7.0, 7.0, 7.0)
 
 
 def test_no_values_have_no_spread() -> None:

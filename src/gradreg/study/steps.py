@@ -57,6 +57,7 @@ class Row:
         seconds: of a step.
         ratio: of the medians, to the plain step of the same memory format.
         to_fastest: to the fastest plain step of either format.
+        least: the same of the least times in place of the medians, which others on the machine disturb least.
         peak_bytes: the most that lives at once during a step beyond what lived before it; None if not measured.
         memory: that, relative to the plain step of the same format.
     """
@@ -67,6 +68,7 @@ class Row:
     seconds: Spread
     ratio: float
     to_fastest: float
+    least: float
     peak_bytes: int | None = None
     memory: float | None = None
 
@@ -216,6 +218,7 @@ def _peak(step: TrainingStep, period: int) -> int:
 def _rows(chosen: dict[str, Configuration], seconds: dict[str, Spread], peaks: dict[str, int]) -> tuple[Row, ...]:
     plains = {configuration.format: key for key, configuration in chosen.items() if configuration.name == PLAIN}
     fastest = min(seconds[key].median for key in plains.values())
+    least = min(seconds[key].least for key in plains.values())
     rows = []
     for key, configuration in chosen.items():
         # a format whose plain step fails has the other's to be compared with
@@ -228,6 +231,7 @@ def _rows(chosen: dict[str, Configuration], seconds: dict[str, Spread], peaks: d
                 seconds[key],
                 seconds[key].median / seconds[same].median,
                 seconds[key].median / fastest,
+                seconds[key].least / least,
                 peaks.get(key),
                 peaks[key] / peaks[same] if peaks else None,
             )

@@ -8,29 +8,33 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Spread:
-    """The median of some values between their first and third quartile; half of the values lie between those."""
+    """The median of some values between their first and third quartile, and the least of them.
+
+    On a machine that others use too, the least is the nearest to what an idle one would show.
+    """
 
     median: float
     low: float
     high: float
+    least: float
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Median and quartiles, interpolated between neighbours.
+    """Median, quartiles (interpolated between neighbours) and the least of some values.
 
     Raises:
         ValueError: no values.
 
     Example:
         >>> spread([4.0, 1.0, 2.0, 3.0, 5.0])
-        Spread(median=3.0, low=2.0, high=4.0)
+        Spread(median=3.0, low=2.0, high=4.0, least=1.0)
     """
     if not values:
         raise ValueError("spread got no values; expected at least one.")
     if len(values) == 1:
-        return Spread(values[0], values[0], values[0])
+        return Spread(values[0], values[0], values[0], values[0])
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-    return Spread(median, low, high)
+    return Spread(median, low, high, min(values))
 
 
 def in_turn(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gradreg import models
-from gradreg.models import MLP, ConvNet, LeNet5, SmallCNN, initialize
+from gradreg.models import MLP, ConvNet, LeNet5, ResNet, SmallCNN, initialize
 
 # The variance of each layer's weights, counted by hand: fans are the connections of one unit, 4 or 2 over their sum.
 LENET_VARIANCES = {
@@ -162,7 +162,7 @@ def test_networks_for_any_data_have_zero_biases_and_the_scripts_variance() -> No
     assert any(p.ndim == 1 and p.abs().max() > 0 for p in MLP(8, 2, initialization="torch").parameters())
 
 
-@pytest.mark.parametrize("kind", [ConvNet, MLP])
+@pytest.mark.parametrize("kind", [ConvNet, MLP, ResNet])
 def test_examples_of_networks_run(kind: type[nn.Module]) -> None:
     examples = doctest.DocTestParser().get_examples(kind.__doc__ or "")
     assert examples
@@ -179,10 +179,51 @@ def test_networks_for_any_data_refuse_what_they_cannot_take() -> None:
         ConvNet(3, (32, 4), 10)
     with pytest.raises(ValueError, match=r"^ConvNet got channels=0; expected a whole number >= 1"):
         ConvNet(0, 32, 10)
+    with pytest.raises(ValueError, match=r"^ResNet got blocks=0; expected a whole number >= 1"):
+        ResNet(blocks=0)
     with pytest.raises(ValueError, match=r"^MLP got hidden=-1; expected a whole number >= 1"):
         MLP(3, 10, hidden=-1)
     with pytest.raises(ValueError, match=r"^MLP got width=0; expected a whole number >= 1"):
         MLP(3, 10, width=0)
+
+
+# --- the residual network ---------------------------------------------------------------------------------------------
+
+
+def test_the_residual_network_has_the_papers_filters_and_about_2_5_million_parameters() -> None:
+    model = ResNet()
+    convolutions = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
+    assert [layer.out_channels for layer in convolutions] == [48] * 7 + [96] * 6 + [192] * 6
+    assert {layer.kernel_size for layer in convolutions} == {(3, 3)}  # none of 1 x 1 on a shortcut
+    weights = 9 * (3 * 48 + 6 * 48**2 + 48 * 96 + 5 * 96**2 + 96 * 192 + 5 * 192**2)
+    normalization = 2 * (7 * 48 + 6 * 96 + 6 * 192)
+    assert parameters(model) == weights + normalization + (192 * 10 + 10) == 2412730
+
+
+@pytest.mark.parametrize("side", [8, 9, 30, 32])
+def test_the_residual_networks_levels_halve_the_sides(side: int) -> None:
+    model, x = ResNet(1, classes=5, width=2, blocks=2).eval(), torch.randn(3, 1, side, side)
+    shapes = []
+    h = model.stem(x)
+    for block in model.blocks:
+        h = block(h)
+        shapes.append(tuple(h.shape[1:]))
+    half, quarter = (side + 1) // 2, ((side + 1) // 2 + 1) // 2
+    assert shapes == [(2, side, side)] * 2 + [(4, half, half)] * 2 + [(8, quarter, quarter)] * 2
+    z = model(x)
+    assert z.shape == (3, 5)
+    torch.testing.assert_close(model(x[1:2]), z[1:2], rtol=1e-4, atol=1e-5)
+
+
+def test_a_block_of_zero_weights_is_its_shortcut_averaged_and_padded_with_zeros() -> None:
+    block = ResNet(width=2, blocks=1).blocks[1].eval()
+    with torch.no_grad():
+        for p in block.parameters():
+            p.zero_()
+    x = torch.rand(3, 2, 6, 6)
+    found = block(x)
+    assert torch.equal(found[:, 2:], torch.zeros(3, 2, 3, 3))
+    torch.testing.assert_close(found[:, :2], x.unflatten(2, (3, 2)).unflatten(4, (3, 2)).mean((3, 5)))
 
 
 # --- initialization ---------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ def main(arguments: list[str] | None = None) -> None:
             )
     import tyro
 
+    from gradreg.commands.bench import Bench, run_bench
     from gradreg.commands.compare import Compare, run_compare
     from gradreg.commands.look import Export, Show, Status, run_export, run_show, run_status
     from gradreg.commands.run import Report, RunStudy, run_report, run_study
@@ -39,6 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
         "show": (Show, run_show),
         "export": (Export, run_export),
         "train": (Train, run_train),
+        "bench": (Bench, run_bench),
         "version": (Version, _print_versions),
     }
     command = tyro.extras.subcommand_cli_from_dict(

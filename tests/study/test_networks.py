@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from gradreg.models import MLP, ConvNet, LeNet5, SmallCNN
+from gradreg.models import MLP, ConvNet, LeNet5, ResNet, SmallCNN
 from gradreg.study import networks
 from gradreg.study.config import StudyError
 from gradreg.study.networks import network
@@ -54,6 +54,7 @@ FLAT = "nn.Sequential(nn.Flatten(), nn.Linear({}, {}))"
         ("small-cnn", (1, 8, 8), SmallCNN),
         ("convnet", (3, 32, 32), ConvNet),
         ("convnet", (1, 20, 9), ConvNet),
+        ("resnet", (3, 32, 32), ResNet),
         ("mlp", (3, 8, 8), MLP),
         ("mlp", (20,), MLP),
     ],
@@ -89,7 +90,8 @@ def test_built_in_networks_are_drawn_as_when_made_by_hand() -> None:
             RGB,
             r"there is no network of that name: 'lenet' is not known; did you mean 'lenet5'\? \(or module:fa",
         ),
-        ("resnet", RGB, r"'resnet' is not known"),
+        ("resnet", (20,), r"'resnet' takes inputs .* \(20,\); write 'mlp'\.$"),
+        ("vgg", RGB, r"'vgg' is not known"),
     ],
 )
 def test_built_in_networks_that_do_not_fit_name_another(name: str, shape: tuple[int, ...], message: str) -> None:

@@ -37,7 +37,7 @@ class Compare(Doing):
     """digits: scikit-learn's handwritten digits, no download. mnist: from $GRADREG_DATA, else downloaded. Or your own:
     a folder with a folder of images per class (or train/, val/, test/ of these), a .zip of it, an .npz of X and y."""
     model: str | None = None
-    """Network: lenet5, small-cnn, convnet, mlp, or module:factory of your own. Default: by the data's shape."""
+    """Network: lenet5, small-cnn, convnet, resnet, mlp, or module:factory of your own. Default: by the data's shape."""
     image_size: int | None = None
     """Side of the squares that your own images are made to. Default: kept where all have one size of at most 64."""
     train_size: int | None = None

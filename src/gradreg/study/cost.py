@@ -2,13 +2,13 @@
 
 import json
 import statistics
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from gradreg.study.config import Run, StudyError, digest, meaning
 from gradreg.study.store import Store, write_atomically
+from gradreg.study.timing import in_turn
 
 REPEATS = 25
 
@@ -100,25 +100,9 @@ def named(runs: list[str]) -> str:
 def interleaved(
     steps: Mapping[str, Callable[[], object]], repeats: int = REPEATS, periods: Mapping[str, int] | None = None
 ) -> dict[str, float]:
-    """Median seconds of each call, in turn, so that a busy moment of the machine falls on all alike.
-
-    Args:
-        steps: the calls by name.
-        repeats: how often each is timed.
-        periods: how many calls in a row make one that stands for all, by name: of penalties that are not taken at
-            every step; 1 where it is not said.
-    """
-    periods = periods or {}
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for repeat in range(repeats + 3):
-        for name, step in steps.items():
-            period = periods.get(name, 1)
-            begin = time.perf_counter()
-            for _ in range(period):
-                step()
-            if repeat >= 3:  # the first steps allocate
-                seconds[name].append((time.perf_counter() - begin) / period)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    """Median seconds of each call, in turn; see `in_turn`."""
+    found = in_turn(steps, repeats, periods=periods)
+    return {name: statistics.median(seconds) for name, seconds in found.items()}
 
 
 def _file(runs: Iterable[Run], store: Store) -> Path:

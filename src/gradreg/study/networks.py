@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradreg.models import MLP, ConvNet, LeNet5, SmallCNN
+from gradreg.models import MLP, ConvNet, LeNet5, ResNet, SmallCNN
 from gradreg.study.config import StudyError
 from gradreg.study.source import file_hash, parted, source_file
 from gradreg.study.suggest import unknown
@@ -27,6 +27,11 @@ BUILT_IN: dict[str, tuple[Callable[[Shape, int], nn.Module], Callable[[Shape], b
     "small-cnn": (lambda shape, classes: SmallCNN(classes=classes), lambda shape: shape == (1, 8, 8), "(1, 8, 8)"),
     "convnet": (
         lambda shape, classes: ConvNet(shape[0], (shape[1], shape[2]), classes),
+        lambda shape: len(shape) == 3 and min(shape[1:]) >= 8,
+        "(channels, height, width) with sides of at least 8",
+    ),
+    "resnet": (
+        lambda shape, classes: ResNet(shape[0], classes),
         lambda shape: len(shape) == 3 and min(shape[1:]) >= 8,
         "(channels, height, width) with sides of at least 8",
     ),
@@ -44,7 +49,7 @@ def network(name: str, shape: Shape, classes: int) -> nn.Module:
     """Makes a network, with weights drawn from torch's global generator.
 
     Args:
-        name: "lenet5", "small-cnn", "convnet", "mlp"; or ``module:factory``, as in ``mynet:build`` or
+        name: "lenet5", "small-cnn", "convnet", "resnet", "mlp"; or ``module:factory``, as in ``mynet:build`` or
             ``nets/mynet.py:Net``: a function or a class that gives a network. It is called with those of ``classes``,
             ``shape``, ``channels``, ``size`` and ``features`` that it names (with ``**kwargs`` also ``classes`` and
             ``shape``).
@@ -58,10 +63,23 @@ def network(name: str, shape: Shape, classes: int) -> nn.Module:
         >>> network("mlp", (20,), 3)(torch.randn(5, 20)).shape
         torch.Size([5, 3])
     """
+    model = untried(name, shape, classes)
     if ":" in name:
-        model = _made(name, shape, classes)
         _try(model, name, shape, classes)
-        return model
+    return model
+
+
+def untried(name: str, shape: Shape, classes: int) -> nn.Module:
+    """Makes a network as `network` does, but takes one of any outputs: nothing is run through it.
+
+    Args:
+        name, shape, classes: see `network`.
+
+    Raises:
+        StudyError: there is no such network, or it cannot be made.
+    """
+    if ":" in name:
+        return _made(name, shape, classes)
     if name not in BUILT_IN:
         raise StudyError(
             f"there is no network of that name: {unknown(name, BUILT_IN)} (or module:factory for your own)."
@@ -71,6 +89,23 @@ def network(name: str, shape: Shape, classes: int) -> nn.Module:
         other = next(other for other, (_, also, _) in BUILT_IN.items() if also(shape))
         raise StudyError(f"the network {name!r} takes inputs {wanted}, but these are {shape}; write {other!r}.")
     return make(shape, classes)
+
+
+def loaded(name: str) -> Any:
+    """The object that ``module:name`` says.
+
+    Args:
+        name: as in ``mydata:batch`` or ``folder/mydata.py:batch``.
+
+    Raises:
+        StudyError: the module is not there, cannot be imported, or has no such name.
+    """
+    module = _module(name)
+    _, called = parted(name)
+    if not hasattr(module, called):
+        public = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
+        raise StudyError(f"{name!r}: the module has no such name: {unknown(called, public)}.")
+    return getattr(module, called)
 
 
 def _module(name: str) -> ModuleType:

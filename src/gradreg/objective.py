@@ -86,7 +86,7 @@ class Objective:
         """
         generator = generator or self.generator
         recording = torch.is_grad_enabled()
-        active = {name: p for name, p in self.penalties.items() if p.weight > 0}
+        active = self._active()
         with _checks.grad_enabled():
             seen = _see(model, x, y, active, generator, self.loss)
             task = self._task(seen)
@@ -98,6 +98,10 @@ class Objective:
             total = torch.stack([task, *(t.to(task.dtype) for t in terms.values())]).sum() if terms else task
         result = Result(total, task, terms, seen.outputs)
         return result if recording else _detached(result)
+
+    def _active(self) -> dict[str, Penalty]:
+        """The penalties that have a part in the step at hand; `CompiledObjective` keeps a graph for each such set."""
+        return {name: p for name, p in self.penalties.items() if p.weight > 0}
 
     def _task(self, seen: Seen) -> Tensor:
         task = call_loss(self.loss, seen.outputs, seen.y)

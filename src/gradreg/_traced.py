@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gradreg import _random, _tree
 from gradreg._random import Draw
@@ -128,7 +130,7 @@ def trace(step: Step, batch: Any, generator: Generator | None, plan: Plan) -> Tr
         p = {name: next(rest).detach().requires_grad_(old.requires_grad) for name, old in parameters.items()}
         b = {name: next(rest).clone() for name in buffers}
         own = _tree.replace(batch, lambda path, tensor: next(rest))
-        with _random.handed_out(plan.draws, list(rest)):
+        with _random.handed_out(plan.draws, list(rest)), _Guard():
             result, after = torch.func.functional_call(step, {**p, **b}, (own, generator))
         wanted = [tensor for tensor in p.values() if tensor.requires_grad]
         with without_autocast():
@@ -148,7 +150,7 @@ def trace(step: Step, batch: Any, generator: Generator | None, plan: Plan) -> Tr
         graph = make_fx(function, _DECOMPOSED, tracing_mode="fake", _allow_non_fake_inputs=True)(
             *parameters.values(), *buffers.values(), *inputs, *numbers
         )
-    _refuse_lost_gradients(graph)
+    _refuse_held(graph)
     changed = _changed(graph, len(parameters), len(buffers), 2 + len(names["terms"]) + len(_paths(plan.outputs)))
     return Traced(graph, plan, names["terms"], changed, names["reached"])
 
@@ -193,15 +195,43 @@ def _may_write(user: Node, tensor: Node) -> bool:
     return any(a.alias_info is not None and given.get(a.name) is tensor for a in schema.arguments)
 
 
-def _refuse_lost_gradients(graph: GraphModule) -> None:
+def _refuse_held(graph: GraphModule) -> None:
+    """Tensors that are neither parameters nor buffers are held by the graph and get no gradient."""
     for node in graph.graph.nodes:
         held = getattr(graph, str(node.target), None) if node.op == "get_attr" else None
+        if not isinstance(held, Tensor):
+            continue
         # A parameter of another network, a teacher's, is not trained here; the ordinary step has looked.
-        if isinstance(held, Tensor) and held.requires_grad and not isinstance(held, nn.Parameter):
+        if held.requires_grad and not isinstance(held, nn.Parameter):
             raise RuntimeError(
                 f"the step uses a tensor of shape {tuple(held.shape)} that requires grad and is no parameter of the "
                 "model, so it would get no gradient; make it a torch.nn.Parameter of the model"
             )
+
+
+class _Guard(TorchDispatchMode):
+    """Refuses, before they run, operations in place on tensors that the trace was not given: they would be done now."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func._schema.is_mutable:
+            given = {**dict(zip([a.name for a in func._schema.arguments], args, strict=False)), **kwargs}
+            for argument in func._schema.arguments:
+                tensor = given.get(argument.name)
+                written = argument.alias_info is not None and argument.alias_info.is_write
+                if written and isinstance(tensor, Tensor) and not isinstance(tensor, FakeTensor):
+                    raise RuntimeError(
+                        f"the step writes to a tensor of shape {tuple(tensor.shape)} that is no buffer of the model; "
+                        "register it as one"
+                    )
+        if isinstance(kwargs.get("generator"), Generator):
+            raise RuntimeError(
+                "the model or a penalty draws from a generator of its own, which a graph cannot hold; use torch's "
+                "global random state"
+            )
+        return func(*args, **kwargs)
 
 
 class _OwnState:
@@ -215,7 +245,7 @@ class _OwnState:
             (name, key): value
             for name, module in self.step.named_modules()
             for key, value in vars(module).items()
-            if isinstance(value, (int, float, str))
+            if value is None or isinstance(value, (int, float, str, Tensor))
         }
         numpy: Any = sys.modules.get("numpy")
         kept["random"] = random.getstate()
@@ -228,7 +258,7 @@ class _OwnState:
 
     def __exit__(self, kind: Any, *exception: Any) -> None:
         after, modules = self._state(), dict(self.step.named_modules())
-        moved = [key for key, value in self.before.items() if after.get(key) != value]
+        moved = [key for key, value in self.before.items() if not _same(after.get(key), value)]
         for key in moved:
             if isinstance(key, tuple):
                 setattr(modules[key[0]], key[1], self.before[key])
@@ -240,6 +270,10 @@ class _OwnState:
                 f"the model's forward moves {shown.replace('model.', '', 1)}: state in Python, which a graph would "
                 "hold fixed. Keep it in a buffer, or use torch's random numbers"
             )
+
+
+def _same(a: Any, b: Any) -> bool:
+    return a is b or (not isinstance(a, Tensor) and not isinstance(b, Tensor) and a == b)
 
 
 def _accumulate(parameters: list[nn.Parameter], gradients: list[Tensor], given: list[Tensor], *, copy: bool) -> None:

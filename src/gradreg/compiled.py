@@ -168,7 +168,10 @@ class CompiledObjective:
         try:
             traced = self._with_backend(trace(self._step, batch, generator, plan))
             states.restore()
-            result = traced.run(self._step, batch, generator)
+            with warnings.catch_warnings():
+                # inductor is imported and compiles at the first run, with a function that torch deprecates.
+                warnings.filterwarnings("ignore", message=r"`torch\.jit\.script", category=DeprecationWarning)
+                result = traced.run(self._step, batch, generator)
         except Exception as error:
             states.restore()
             self._refuse(error)
@@ -189,6 +192,7 @@ class CompiledObjective:
         return replace(traced, function=compiled, reused=reused)
 
     def _refuse(self, error: Exception) -> None:
+        error = getattr(error, "inner_exception", error)  # torch.compile wraps what its backend raised
         cause = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
         if not self.fallback:
             raise RuntimeError(

@@ -152,7 +152,8 @@ def trace(step: Step, batch: Any, generator: Generator | None, plan: Plan) -> Tr
         )
     _refuse_held(graph)
     changed = _changed(graph, len(parameters), len(buffers), 2 + len(names["terms"]) + len(_paths(plan.outputs)))
-    return Traced(graph, plan, names["terms"], changed, names["reached"])
+    # Not the module's own call: what that adds to errors hides them once it is compiled.
+    return Traced(graph.forward, plan, names["terms"], changed, names["reached"])
 
 
 def _paths(tree: Any) -> list[str]:

@@ -33,6 +33,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("gradreg.jacobian", "gradreg.models", "gradreg.data", "gradreg.convert"),
     ("gradreg.penalties", "gradreg.metrics"),
     ("gradreg.objective",),
+    ("gradreg._traced",),
+    ("gradreg.compiled",),
     ("gradreg",),  # the public names: the package's __init__ alone
     ("gradreg.study",),
     ("gradreg.studies",),

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from gradreg import convert, metrics
     from gradreg._checks import UnsupportedOperationError
     from gradreg._tree import Args
+    from gradreg.compiled import CompiledObjective
     from gradreg.jacobian import dense
     from gradreg.jacobian.engine import DoubleBackward, Engine, FiniteDifference, ForwardMode
     from gradreg.jacobian.linearization import Linearization
@@ -46,6 +47,7 @@ __version__ = "0.1.0"
 __all__ = [  # noqa: RUF022 - grouped by what they are for
     # Train with penalties
     "Objective",
+    "CompiledObjective",
     "Result",
     "DoubleBack",
     "FrobReg",
@@ -107,6 +109,7 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
 _HOMES = {
     "_checks": ("UnsupportedOperationError",),
     "_tree": ("Args",),
+    "compiled": ("CompiledObjective",),
     "jacobian.engine": ("DoubleBackward", "Engine", "FiniteDifference", "ForwardMode"),
     "jacobian.linearization": ("Linearization",),
     "jacobian.magnitude": ("L1", "DistanceToGradients", "Magnitude", "SquaredL2", "TargetNorm"),

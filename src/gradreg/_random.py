@@ -1,7 +1,10 @@
 """Random numbers that a caller can seed: generators from (seed, purpose), and draws from a given generator."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
@@ -24,13 +27,88 @@ def generator_for(seed: int, purpose: str, device: torch.device | str = "cpu") -
     return Generator(device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
+@dataclass(frozen=True)
+class Draw:
+    """What was drawn, so that it can be drawn again: N(0, 1) numbers, or integers 0 ... high-1 where ``high`` is given.
+
+    Args:
+        shape, dtype, device: of the numbers.
+        high: for integers.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    high: int | None = None
+
+    def numbers(self, generator: Generator | None) -> Tensor:
+        """New numbers, drawn where the generator lives."""
+        device = self.device if generator is None else generator.device
+        if self.high is None:
+            drawn = torch.randn(self.shape, generator=generator, dtype=self.dtype, device=device)
+        else:
+            drawn = torch.randint(self.high, self.shape, generator=generator, device=device)
+        return drawn.to(self.device)
+
+
 def normal(shape: Sequence[int], like: Tensor, generator: Generator | None) -> Tensor:
     """N(0, 1) numbers of the dtype and device of ``like``, drawn where the generator lives."""
-    device = like.device if generator is None else generator.device
-    return torch.randn(tuple(shape), generator=generator, dtype=like.dtype, device=device).to(like.device)
+    return _drawn(Draw(tuple(shape), like.dtype, like.device), generator)
 
 
 def integers(high: int, shape: Sequence[int], like: Tensor, generator: Generator | None) -> Tensor:
     """Uniform integers 0 ... high-1 on the device of ``like``."""
-    device = like.device if generator is None else generator.device
-    return torch.randint(high, tuple(shape), generator=generator, device=device).to(like.device)
+    return _drawn(Draw(tuple(shape), torch.int64, like.device, high), generator)
+
+
+@contextmanager
+def recorded() -> Iterator[list[Draw]]:
+    """Notes each draw from a caller's generator; those from the global random state are left out."""
+    draws: list[Draw] = []
+
+    def note(draw: Draw, generator: Generator) -> Tensor:
+        draws.append(draw)
+        return draw.numbers(generator)
+
+    token = _tape.set(note)
+    try:
+        yield draws
+    finally:
+        _tape.reset(token)
+
+
+@contextmanager
+def handed_out(draws: Sequence[Draw], numbers: Sequence[Tensor]) -> Iterator[None]:
+    """While a step is traced: in place of drawing from a caller's generator, which a graph cannot hold, gives these.
+
+    Raises:
+        RuntimeError: other draws are asked for than those recorded.
+    """
+    remaining = iter(zip(draws, numbers, strict=True))
+
+    def give(draw: Draw, generator: Generator) -> Tensor:
+        recorded, given = next(remaining, (None, None))
+        if recorded != draw or given is None:
+            raise RuntimeError(f"the step draws other random numbers when it is repeated: {draw}, {recorded} before")
+        return given
+
+    token, traced = _tape.set(give), _traced.set(True)
+    try:
+        yield
+    finally:
+        _traced.reset(traced)
+        _tape.reset(token)
+
+
+def being_traced() -> bool:
+    """Whether what runs is being traced, so that the state of a generator means nothing."""
+    return _traced.get()
+
+
+_tape: ContextVar[Callable[[Draw, Generator], Tensor] | None] = ContextVar("tape", default=None)
+_traced: ContextVar[bool] = ContextVar("traced", default=False)
+
+
+def _drawn(draw: Draw, generator: Generator | None) -> Tensor:
+    tape = _tape.get()
+    return draw.numbers(generator) if tape is None or generator is None else tape(draw, generator)

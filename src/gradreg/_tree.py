@@ -1,7 +1,7 @@
 """Input trees: find the tensors in tuples, lists, dicts and `Args`, name them, and put others in their place."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +60,20 @@ def replace(tree: Any, swap: Callable[[str, Tensor], Tensor], prefix: str = "") 
         children = [below(i, child) for i, child in enumerate(tree)]
         return type(tree)(*children) if hasattr(tree, "_fields") else type(tree)(children)
     return tree
+
+
+def layout(tree: Any, tensor: Callable[[Tensor], Hashable]) -> Hashable:
+    """What tells a tree from others: its containers, their keys, ``tensor(t)`` for each tensor, and all other leaves.
+
+    Raises:
+        TypeError: a leaf that is not hashable.
+    """
+    if isinstance(tree, Tensor):
+        return tensor(tree)
+    if isinstance(tree, (Args, Mapping, tuple, list)):
+        return type(tree), tuple((str(key), layout(child, tensor)) for key, child in _children(tree))
+    hash(tree)
+    return type(tree), tree
 
 
 def _children(tree: Any) -> Iterator[tuple[object, Any]]:

@@ -95,7 +95,7 @@ class Objective:
         generator = generator or self.generator
         recording = torch.is_grad_enabled()
         step = next_step(self, step)
-        due = {name: p for name, p in self.penalties.items() if p.is_due(step)}
+        due = self.due(step)
         with _checks.grad_enabled():
             passes = Passes.of_batch(model, x, y, list(due.values()), generator, step, self.loss)
             task = self._task(passes.whole.outputs, y)
@@ -110,6 +110,10 @@ class Objective:
             total = torch.stack([task, *(t.to(task.dtype) for t in terms.values())]).sum() if terms else task
         result = Result(total, task, terms, passes.whole.outputs)
         return result if recording else _detached(result)
+
+    def due(self, step: int | None) -> dict[str, Penalty]:
+        """The penalties that count at a step, by name."""
+        return {name: p for name, p in self.penalties.items() if p.is_due(step)}
 
     def _task(self, outputs: Any, y: Labels) -> Tensor:
         task = call_loss(self.loss, outputs, y)

@@ -65,7 +65,7 @@ class _BatchNorm(Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, gy: Tensor) -> Any:
+    def backward(ctx: Any, gy: Tensor) -> Any:  # type: ignore[override]
         x, weight, mean, scale = ctx.saved_tensors
         needs = list(ctx.needs_input_grad[:3])
         rest = (None,) * 4
@@ -84,7 +84,7 @@ class _InputGradient(Function):
         return gx
 
     @staticmethod
-    def backward(ctx: Any, v: Tensor) -> Any:
+    def backward(ctx: Any, v: Tensor) -> Any:  # type: ignore[override]
         gy, x, weight, mean, scale, sum_g, sum_gh = ctx.saved_tensors
         rest = (None,) * 3
         if torch.is_grad_enabled():  # a third derivative
@@ -107,6 +107,9 @@ class _InputGradient(Function):
 
 def _composed(gy: Tensor, x: Tensor, weight: Tensor | None, eps: float, v: Tensor) -> tuple[Tensor | None, ...]:
     """The second backward pass by simple operations, which can be differentiated again."""
+    # Views are variables of their own: gy depends on x too, by ways that are not this layer's.
+    gy, x = gy.view_as(gy), x.view_as(x)
+    weight = None if weight is None else weight.view_as(weight)
     over = [d for d in range(x.ndim) if d != 1]
     shape = [1, -1, *[1] * (x.ndim - 2)]
     variance, mean = torch.var_mean(x, over, correction=0, keepdim=True)

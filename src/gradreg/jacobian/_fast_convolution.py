@@ -59,7 +59,7 @@ class _Convolution(Function):
         return torch.convolution(x, weight, bias, *settings)
 
     @staticmethod
-    def backward(ctx: Any, gy: Tensor) -> Any:
+    def backward(ctx: Any, gy: Tensor) -> Any:  # type: ignore[override]
         x, weight = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         if ctx.phase.rows and ctx.leaf:
@@ -80,7 +80,7 @@ class _InputGradient(Function):
         return _backward(gy, x, weight, None, *settings, [True, False, False])[0]
 
     @staticmethod
-    def backward(ctx: Any, v: Tensor) -> Any:
+    def backward(ctx: Any, v: Tensor) -> Any:  # type: ignore[override]
         gy, weight = ctx.saved_tensors
         needs_gy, needs_weight = ctx.needs_input_grad[:2]
         ggy = torch.convolution(v, weight, None, *ctx.settings) if needs_gy else None

@@ -31,7 +31,7 @@ class _Linear(Function):
         return torch.nn.functional.linear(x, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, gy: Tensor) -> Any:
+    def backward(ctx: Any, gy: Tensor) -> Any:  # type: ignore[override]
         x, weight = ctx.saved_tensors
         _, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         gx = gy.matmul(weight) if ctx.phase.rows else None

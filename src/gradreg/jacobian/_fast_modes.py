@@ -99,8 +99,8 @@ def _exchangeable(x: Any) -> bool:
         and (type(x) is Tensor or type(x).__name__ in ("Parameter", "FakeTensor"))
         and torch.is_grad_enabled()
         and x.is_floating_point()
-        and not torch._C._functorch.is_functorch_wrapped_tensor(x)
-        and torch._C._autograd._top_saved_tensors_default_hooks(True) is None  # type: ignore[attr-defined]
+        and not torch._C._functorch.is_functorch_wrapped_tensor(x)  # type: ignore[attr-defined]
+        and torch._C._autograd._top_saved_tensors_default_hooks(True) is None  # type: ignore[call-arg]
     )
 
 
@@ -111,9 +111,10 @@ def _convolution_of(dimensions: int) -> Callable[..., Tensor | None]:
     ) -> Tensor | None:  # fmt: skip
         if isinstance(padding, str) or input.ndim != dimensions + 2:
             return None
-        settings = tuple([value] * dimensions if isinstance(value, int) else list(value)
-                         for value in (stride, padding, dilation))  # fmt: skip
-        return convolution(phase, input, weight, bias, *settings, groups, private=is_private(input))
+        stride, padding, dilation = (
+            [value] * dimensions if isinstance(value, int) else list(value) for value in (stride, padding, dilation)
+        )
+        return convolution(phase, input, weight, bias, stride, padding, dilation, groups, private=is_private(input))
 
     return exchange
 

@@ -6,17 +6,18 @@ difference would divide the noise between two runs by a small step.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gradreg import _checks, _tree
+from gradreg import _checks, _random, _tree
 from gradreg._types import InputTree, Model, Parts
 from gradreg.jacobian import site as sites
 from gradreg.jacobian._composed import SecondRun
 from gradreg.jacobian._fast_modes import FastDerivatives, Phase, mark_private, suits
+from gradreg.jacobian._replay import Replay
 from gradreg.jacobian._state import LayerState
 
 Change = Callable[[Tensor, Tensor], Tensor]
@@ -44,7 +45,7 @@ class ForwardPass:
             _checks.ordinary_tensor(tensor, f"x[{path!r}]" if path else "x")
         self._modules = _find(model, [s for s in wanted if isinstance(s, sites.Hidden)])
         paths = {path for s in wanted if isinstance(s, sites.Input) for path in s.select(x)}
-        self._random = _RandomState.of(x, model) if repeatable else None
+        self._random = _random_state(x, model) if repeatable else None
         self._state = LayerState(model) if repeatable else None
         self.phase = Phase()
         leaves: dict[str, Tensor] = {}
@@ -62,6 +63,8 @@ class ForwardPass:
         with ExitStack() as stack:
             if self._state is not None:
                 stack.enter_context(self._state.recording())
+            if self._random is not None:
+                stack.enter_context(self._random.recording())
             if wanted and suits(model):
                 stack.enter_context(FastDerivatives(self.phase))
             self._activations = stack.enter_context(self._watch())
@@ -245,6 +248,11 @@ def _of_names(activations: dict[str, Parts], site: sites.Hidden, batch: int) -> 
     return found
 
 
+def _random_state(x: InputTree, model: Model) -> "_RandomState | Replay":
+    # A trace has no random state to put back; it repeats the numbers themselves.
+    return Replay() if _random.being_traced() else _RandomState.of(x, model)
+
+
 class _RandomState:
     """The global random state before a run, of the CPU and of each GPU that the inputs or the model are on."""
 
@@ -259,6 +267,10 @@ class _RandomState:
         if isinstance(model, nn.Module):
             tensors += list(model.parameters())[:1]
         return cls(list({tensor.device: None for tensor in tensors if tensor.is_cuda}))
+
+    def recording(self) -> AbstractContextManager[None]:
+        """Nothing to do: the state was kept before the run."""
+        return nullcontext()
 
     @contextmanager
     def restored(self) -> Iterator[None]:

@@ -140,3 +140,16 @@ def test_compiled_models_keep_their_own_operations() -> None:
     model.compile(backend="eager")
     assert not suits(nn.Sequential(model))
     assert not suits(torch.compile(nn.Linear(2, 2), backend="eager"))
+
+
+def test_weights_that_are_computed_and_autocast_are_served() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 3)).double(), torch.randn(5, 1, 4, 4)
+    expected = gr.FrobReg(1.0)(model, x.double())
+    nn.utils.parametrizations.weight_norm(model[0])
+    found = gr.FrobReg(1.0)(model, x.double())
+    torch.testing.assert_close(found, expected)
+    found.backward()
+    with torch.autocast("cpu", torch.bfloat16):
+        low = gr.FrobReg(1.0)(model.float(), x)
+    torch.testing.assert_close(low, expected.float(), rtol=0.05, atol=0)

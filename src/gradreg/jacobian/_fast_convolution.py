@@ -41,20 +41,23 @@ def convolution(
         stride, padding, dilation, groups: as in torch, one entry for each dimension.
         private: whether x is an input whose gradient only rows of J ask for.
     """
+    leaf = weight.is_leaf
     if torch.is_autocast_enabled(x.device.type):
         lower = torch.get_autocast_dtype(x.device.type)
         x, weight = x.to(lower), weight.to(lower)
         bias = None if bias is None else bias.to(lower)
     settings = (stride, padding, dilation, False, [0] * len(stride), groups)
-    return _Convolution.apply(x, weight, bias, settings, phase, private)
+    return _Convolution.apply(x, weight, bias, settings, phase, private, leaf)
 
 
 class _Convolution(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, settings: Any, phase: Phase, private: bool):
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, settings: Any, phase: Phase, private: bool, leaf: bool
+    ):
         ctx.save_for_backward(x, weight)
         ctx.settings, ctx.phase, ctx.private = settings, phase, private
-        ctx.leaf = weight.is_leaf
+        ctx.leaf = leaf
         ctx.bias = None if bias is None else list(bias.shape)
         return torch.convolution(x, weight, bias, *settings)
 
@@ -64,19 +67,18 @@ class _Convolution(Function):
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         if ctx.phase.rows and ctx.leaf:
             gx = _InputGradient.apply(gy, weight, x.detach(), ctx.settings, ctx.phase) if needs_x else None
-            return gx, None, None, None, None, None
-        wanted = [needs_x and not ctx.private, needs_weight, needs_bias]
-        return (*_backward(gy, x, weight, ctx.bias, *ctx.settings, wanted), None, None, None)
+            return gx, *(None,) * 6
+        wanted = [needs_x and (ctx.phase.rows or not ctx.private), needs_weight, needs_bias]
+        return (*_backward(gy, x, weight, ctx.bias, *ctx.settings, wanted), *(None,) * 4)
 
 
 class _InputGradient(Function):
-    """gx from gy; x says its shape alone."""
+    """gx from gy, where the weight is a leaf; x says its shape alone."""
 
     @staticmethod
     def forward(ctx: Any, gy: Tensor, weight: Tensor, x: Tensor, settings: Any, phase: Phase):
         ctx.save_for_backward(gy, weight)
         ctx.settings, ctx.phase = settings, phase
-        ctx.leaf = weight.is_leaf
         return _backward(gy, x, weight, None, *settings, [True, False, False])[0]
 
     @staticmethod
@@ -85,6 +87,6 @@ class _InputGradient(Function):
         needs_gy, needs_weight = ctx.needs_input_grad[:2]
         ggy = torch.convolution(v, weight, None, *ctx.settings) if needs_gy else None
         gweight = None
-        if needs_weight and not (ctx.phase.rows and ctx.leaf):
+        if needs_weight and not ctx.phase.rows:
             gweight = _backward(gy, v, weight, None, *ctx.settings, [False, True, False])[1]
         return ggy, gweight, None, None, None

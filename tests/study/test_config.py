@@ -76,7 +76,7 @@ def leaves(value: Any, prefix: str = "") -> Iterator[str]:
 def test_key_is_the_hash_of_the_runs_meaning() -> None:
     """Written out, so that it is the same in every process, and cannot change without raising MEANING."""
     text = (
-        '{"data": {"name": "digits"}, "meaning": 2, "model": {"name": "small-cnn"}, "optimizer": {"learning_rate": '
+        '{"data": {"name": "digits"}, "meaning": 3, "model": {"name": "small-cnn"}, "optimizer": {"learning_rate": '
         '0.003, "weight_decay": 0.0005}, "penalties": [{"preset": "SpectReg", "weight": 0.03}], "schedule": '
         '{"batch_size": 20, "steps": 200}, "seed": 7, "split": {"test_size": 797, "train_size": 100, '
         '"validation_size": 400}}'

@@ -59,7 +59,7 @@ def test_steps_are_told_apart_by_what_decides_their_time() -> None:
 def test_every_kind_of_step_gets_a_positive_time_and_the_threads_are_put_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "interleaved", lambda steps: interleaved(steps, repeats=2))
+    monkeypatch.setattr(module, "interleaved", lambda steps, periods: interleaved(steps, repeats=2, periods=periods))
     runs = [BASELINE, SPECTREG, put(SPECTREG, {"seed": 3}), DOUBLEBACK]
     timing = missing_timing(runs, Store(tmp_path))
     assert timing is not None
@@ -87,7 +87,7 @@ def test_calls_take_turns_after_three_rounds_that_do_not_count() -> None:
 
 
 def test_time_is_the_median(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "in_turn", lambda steps, repeats: {name: [1.0, 50.0, 2.0] for name in steps})
+    monkeypatch.setattr(module, "in_turn", lambda steps, repeats, periods: {name: [1.0, 50.0, 2.0] for name in steps})
     assert interleaved({"a": lambda: None}, repeats=3) == {"a": 2.0}
 
 

@@ -1,6 +1,7 @@
 """Many runs at once: each comes out as by itself, to rounding."""
 
 import io
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,14 +9,18 @@ from typing import Any
 import pytest
 import torch
 from runs_for_tests import BASELINE as WHOLE
-from runs_for_tests import with_dropout
+from runs_for_tests import numbers, with_dropout
+from sweeps_for_tests import Here, sweep, toml
 
 from gradreg.study.config import Model, Penalty, Run, StudyError
 from gradreg.study.grid import put
 from gradreg.study.source import code_hash
 from gradreg.study.stacked import Member, StackedTraining, train_stacked
 from gradreg.study.stacked_model import StackError
+from gradreg.study.stacks import StackExecutor, Stacks, stack_size
+from gradreg.study.store import Store
 from gradreg.study.train import StoppedError, Training, Watch, dataset, train
+from gradreg.study.work import Task
 
 BASELINE = put(WHOLE, {"schedule.steps": 8, "protocol.measure": "validation"})
 DIGITS = dataset("digits")
@@ -209,3 +214,38 @@ def test_runs_that_differ_in_more_than_seeds_and_weights_are_refused() -> None:
         members = [Member.of(run, DIGITS, "cpu") for run in (BASELINE, other)]
         with pytest.raises(StackError, match="differ in nothing but seeds and penalty weights"):
             StackedTraining(members)
+
+
+# --- studies ----------------------------------------------------------------------------------------------------------
+
+
+def test_study_in_stacks_finds_what_it_finds_without(tmp_path: Path) -> None:
+    path = toml(tmp_path / "study")
+    alone, stacked = Store(tmp_path / "alone"), Store(tmp_path / "stacked")
+    expected = sweep(path, alone, Here())
+    found = sweep(path, stacked, StackExecutor(1, 3))
+    assert found.done == expected.done
+    assert not found.failed
+    for run in expected.done:
+        one, other = numbers(alone.result(run)), numbers(stacked.result(run))
+        assert other == pytest.approx(one, rel=1e-3)
+        assert (stacked.files(run).environment() or {})["stacked"] > 1
+        assert (stacked.files(run).folder / "model.pt").exists() == (alone.files(run).folder / "model.pt").exists()
+
+
+def test_queue_makes_stacks_of_one_kind_and_leaves_the_refused_alone() -> None:
+    runs = [*varied(BASELINE, 2), *varied(replace(BASELINE, penalties=CASES["SpectReg"]), 3)]
+    tasks = [Task(run, Path("runs")) for run in (runs[0], runs[2], runs[1], *runs[3:])]
+    stacks = Stacks(deque(tasks), 2)
+    first = stacks.popleft()
+    assert [task.run for task in first] == [runs[0], runs[1]]
+    assert len(stacks) == 3
+    assert [task.run for task in stacks.popleft()] == [runs[2], runs[3]]
+    stacks.alone.append(first[0])
+    assert stacks.popleft() == (first[0],)
+    assert len(stacks.popleft()) == 1
+    assert not len(stacks)
+
+
+def test_runs_are_stacked_on_a_gpu_where_nothing_else_is_asked_for() -> None:
+    assert [stack_size(0, "cpu"), stack_size(0, "cuda"), stack_size(4, "cpu"), stack_size(1, "cuda")] == [1, 32, 4, 1]

@@ -229,6 +229,7 @@ def _try(model: nn.Module, dropout: dict[str, nn.Module], x: Tensor) -> tuple[Te
 
 
 def random_states(device: torch.device) -> list[Tensor]:
+    """States of torch's global generators: of the CPU, and of the GPU where the device is one."""
     states = [torch.get_rng_state()]
     return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
 

@@ -20,10 +20,9 @@ from torch.nn.functional import cross_entropy
 import gradreg as gr
 from gradreg.data.dataset import Dataset
 from gradreg.penalties.passes import Passes
-from gradreg.study.config import Run, StudyError
+from gradreg.study.config import Run, StudyError, stack_kind
 from gradreg.study.shares import DROPOUT, kept, random_states
 from gradreg.study.stacked_model import ALONE, Drop, Generators, StackedModel, StackError, stacked_penalty
-from gradreg.study.stacks import kind
 from gradreg.study.train import (
     LOOK_EVERY,
     StoppedError,
@@ -102,7 +101,11 @@ class StackedTraining:
         self.members = list(members)
         first = members[0].training
         for other in (member.training for member in members[1:]):
-            if kind(other.run) != kind(first.run) or other.step != first.step or len(other.y) != len(first.y):
+            if (
+                stack_kind(other.run) != stack_kind(first.run)
+                or other.step != first.step
+                or len(other.y) != len(first.y)
+            ):
                 raise StackError(
                     f"a stack got {first.run} at step {first.step} and {other.run} at step {other.step}; expected runs "
                     "at the same step that differ in nothing but seeds and penalty weights (all > 0, or all 0)."

@@ -12,6 +12,7 @@ from runs_for_tests import BASELINE as WHOLE
 from runs_for_tests import numbers, with_dropout
 from sweeps_for_tests import Here, sweep, toml
 
+from gradreg.commands.common import Doing
 from gradreg.study.config import Model, Penalty, Run, StudyError
 from gradreg.study.grid import put
 from gradreg.study.source import code_hash
@@ -249,3 +250,18 @@ def test_queue_makes_stacks_of_one_kind_and_leaves_the_refused_alone() -> None:
 
 def test_runs_are_stacked_on_a_gpu_where_nothing_else_is_asked_for() -> None:
     assert [stack_size(0, "cpu"), stack_size(0, "cuda"), stack_size(4, "cpu"), stack_size(1, "cuda")] == [1, 32, 4, 1]
+
+
+@pytest.mark.parametrize(
+    ("doing", "message"),
+    [
+        (Doing(stack=-1), r"--stack got -1; expected a number of runs >= 1, or 0"),
+        (
+            Doing(stack=3, executor="ray"),
+            r"--stack got 3, but on a Ray cluster each run trains by itself; leave --stack",
+        ),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(doing: Doing, message: str) -> None:
+    with pytest.raises(StudyError, match=message):
+        doing.chosen_executor()

@@ -65,8 +65,8 @@ def execute(
 
     Args:
         function: a module-level function, which the processes import.
-        items: what to call it on; pickled. A deque or another `Queue` is emptied from its left as processes get free, and the caller may
-            append to it between outcomes.
+        items: what to call it on; pickled. A deque or another `Queue` is emptied from its left as processes get free,
+            and the caller may append to it between outcomes.
         jobs: number of processes, each with one thread.
         tries: how often an item is started whose process dies; an item that raises is not tried again.
         setup: a module-level function that each process calls first, such as one that handles SIGTERM: where the caller

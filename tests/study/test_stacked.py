@@ -258,7 +258,7 @@ def test_runs_are_stacked_on_a_gpu_where_nothing_else_is_asked_for() -> None:
         (Doing(stack=-1), r"--stack got -1; expected a number of runs >= 1, or 0"),
         (
             Doing(stack=3, executor="ray"),
-            r"--stack got 3, but on a Ray cluster each run trains by itself; leave --stack",
+            r"--stack got 3, but on a Ray cluster each run trains by itself; leave",
         ),
     ],
 )

@@ -74,7 +74,8 @@ class StackedModel(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The outputs of each run on its own examples."""
-        own, buffers = dict(self.named_parameters()), dict(self.named_buffers())
+        own: dict[str, Tensor] = dict(self.named_parameters())
+        buffers = dict(self.named_buffers())
         state = (
             {name: own[short] for name, short in self._names[0].items()},
             {name: buffers[short] for name, short in self._names[1].items()},

@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 Item = TypeVar("Item")
-Given = TypeVar("Given", covariant=True)
+Given_co = TypeVar("Given_co", covariant=True)
 
 # What a process gets to stop by itself.
 GRACE_SECONDS = 10.0
@@ -26,12 +26,12 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @runtime_checkable
-class Queue(Protocol[Given]):
+class Queue(Protocol[Given_co]):
     """What items are taken from: a deque, or what makes items as they are asked for."""
 
     def __len__(self) -> int: ...
 
-    def popleft(self) -> Given:
+    def popleft(self) -> Given_co:
         """The next item."""
         ...
 

@@ -50,7 +50,7 @@ WITHOUT_TORCH = (
     *("gradreg", "gradreg.cli", "gradreg.study.config", "gradreg.study.grid", "gradreg.study.select"),
     *("gradreg.study.store", "gradreg.study.summary", "gradreg.study.verdict", "gradreg.study.report"),
     *("gradreg.study.tables", "gradreg.study.search", "gradreg.study.execute", "gradreg.study.work"),
-    *("gradreg.study.cost", "gradreg.study.sweep"),
+    *("gradreg.study.cost", "gradreg.study.sweep", "gradreg.study.stacks"),
 )
 
 

@@ -91,3 +91,12 @@ def test_the_smaller_side_is_taken_except_with_batch_statistics() -> None:
     gr.JacobianPenalty(1.0, engine=Watching())(nn.Linear(3, 3), x)
     gr.JacobianPenalty(1.0, engine=Watching())(nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 7)), x)
     assert calls == []
+
+
+def test_chunks_have_no_value_for_each_example() -> None:
+    model, (x, y) = build("softplus"), batch()
+    leaf = x.clone().requires_grad_()
+    seen = gr.Seen(model(leaf), leaf, y)
+    assert gr.FrobReg(0.3).per_example(seen).shape == (len(x),)
+    with pytest.raises(NotImplementedError, match=r"Allow it more memory, as in gr\.Full\(memory=16\)"):
+        gr.FrobReg(0.3, memory=TINY).per_example(seen)

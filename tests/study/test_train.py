@@ -237,7 +237,7 @@ def test_metrics_have_a_line_of_each_look_and_some_validation_accuracy() -> None
 
 @pytest.mark.parametrize(("steps", "most"), [(5, 1), (100, 5), (10**5, 212)])
 def test_number_of_lines_is_bounded(steps: int, most: int) -> None:
-    noted, measured = module._marks(put(BASELINE, {"schedule.steps": steps}))
+    noted, measured = module.marks_of(put(BASELINE, {"schedule.steps": steps}))
     assert steps in noted
     assert measured <= noted
     assert len(noted) <= most

@@ -21,6 +21,7 @@ from gradreg.study.cost import known_seconds, missing_timing, save_seconds, time
 from gradreg.study.curves import require_tensorboard, write_curves
 from gradreg.study.execute import execute
 from gradreg.study.files import Loaded, save_study
+from gradreg.study.stacks import StackExecutor, stack_size
 from gradreg.study.store import Snapshot, Store, write_atomically
 from gradreg.study.summary import Summary
 from gradreg.study.sweep import Executor, LocalExecutor, Sweep, plan
@@ -41,6 +42,8 @@ class Doing:
     """Of the Ray cluster: auto, or host:port. Default: the one on this machine, or a new one."""
     device: str = "cpu"
     """Where each run trains: cpu, cuda."""
+    stack: int = 0
+    """Runs that differ in seeds and weights alone to train at once. Default: 32 on a GPU, 1 on a CPU."""
     retry_failed: bool = False
     """Do runs again that failed before."""
     tensorboard: bool = False
@@ -52,7 +55,14 @@ class Doing:
         Raises:
             StudyError: options that do not go together.
         """
+        if self.stack < 0:
+            raise StudyError(f"--stack got {self.stack}; expected a number of runs >= 1, or 0 for one that suits.")
         if self.executor == "ray":
+            if self.stack > 1:
+                raise StudyError(
+                    f"--stack got {self.stack}, but on a Ray cluster each run trains by itself; leave --stack out, or "
+                    "write --executor local."
+                )
             from gradreg.study.ray_executor import RayExecutor
 
             if self.jobs is not None:
@@ -62,7 +72,10 @@ class Doing:
             return RayExecutor(self.address)
         if self.address is not None:
             raise StudyError(f"--address got {self.address}, but runs are local; add --executor ray.")
-        return LocalExecutor(positive(self.jobs if self.jobs is not None else os.cpu_count() or 1, "--jobs"))
+        size = stack_size(self.stack, self.device)
+        usual = 1 if size > 1 and self.device != "cpu" else os.cpu_count() or 1  # one process keeps a GPU busy
+        jobs = positive(self.jobs if self.jobs is not None else usual, "--jobs")
+        return StackExecutor(jobs, size) if size > 1 else LocalExecutor(jobs)
 
 
 def positive(value: int, option: str) -> int:

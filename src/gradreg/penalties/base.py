@@ -60,6 +60,17 @@ class Penalty(ABC):
     def value(self, seen: Seen) -> Tensor:
         """The unweighted penalty of a batch, a 0-dimensional tensor in float32 or better."""
 
+    def per_example(self, seen: Seen) -> Tensor:
+        """What `value` is the mean of, (B,); for batches that hold the examples of several runs.
+
+        Raises:
+            NotImplementedError: the penalty has no such form.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} gives the mean over a batch alone; write a method per_example(seen) that returns "
+            "one value per example (B,), and let value(seen) return its mean."
+        )
+
     def is_due(self, step: int | None) -> bool:
         """Whether the penalty counts at a step; without a step, whether its weight does."""
         return self.weight > 0 and self.schedule.factor(step) > 0

@@ -80,19 +80,33 @@ class JacobianPenalty(Penalty):
 
     def value(self, seen: Seen) -> Tensor:
         """See `Penalty.value`."""
+        return self._measured(seen).mean()
+
+    def per_example(self, seen: Seen) -> Tensor:
+        """See `Penalty.per_example`."""
+        values = self._measured(seen)
+        if values.ndim < 2:
+            raise NotImplementedError(
+                f"{self!r} took its rows in chunks, which gives the mean over the batch alone. Allow it more memory, as "
+                "in gr.Full(memory=16)."
+            )
+        return values.mean(0)
+
+    def _measured(self, seen: Seen) -> Tensor:
+        """The magnitude of each sample and example, (samples, B); their mean, 0-dimensional, of rows in chunks."""
         if self.projection.needs_labels:
             _checks.labels_given(seen.y, type(self.projection).__name__)
         at = self._linearize(seen)
         try:
-            value = self._measure(at, seen)
-            if value.requires_grad:
-                _rehearse(value, at, self)
+            values = self._measure(at, seen)
+            if values.requires_grad:
+                _rehearse(values, at, self)
         except (RuntimeError, NotImplementedError) as error:
             explained = self.engine.explain(error)
             if explained is error:
                 raise
             raise explained from error
-        return value
+        return values
 
     def _linearize(self, seen: Seen) -> Linearization:
         target = self._target(seen)
@@ -119,7 +133,7 @@ class JacobianPenalty(Penalty):
             measures = [self._measure_one(at, row, reference) for row in sample]
             total = measures[0] if len(measures) == 1 else torch.stack(measures).sum(0)
             values.append(self.magnitude.finish(total))
-        return torch.stack(values).mean()
+        return torch.stack(values)
 
     def _rows_at_once(self, at: Linearization, reference: Tensor | None) -> int:
         """How many rows fit into the memory that is given; 0 where all of them do."""
@@ -185,8 +199,8 @@ class _Outputs:
 _rehearsed: WeakKeyDictionary[Any, set[tuple[Any, ...]]] = WeakKeyDictionary()
 
 
-def _rehearse(value: Tensor, at: Linearization, penalty: JacobianPenalty) -> None:
-    """Differentiates the value once, the first time a model is met.
+def _rehearse(values: Tensor, at: Linearization, penalty: JacobianPenalty) -> None:
+    """Differentiates the values once, the first time a model is met.
 
     An operation without a double backward shows itself only in the caller's own ``backward``, where its message could
     not be explained any more.
@@ -207,6 +221,7 @@ def _rehearse(value: Tensor, at: Linearization, penalty: JacobianPenalty) -> Non
     leaves = list(at.tensors)
     if isinstance(owner, torch.nn.Module):
         leaves += [parameter for parameter in owner.parameters() if parameter.requires_grad]
+    value = values.sum()
     torch.autograd.grad(value, leaves, retain_graph=True, allow_unused=True)
     # autograd.grad walks around such a function's error, backward() does not.
     if any(node.name().endswith("::Error") for node in graph(value)):

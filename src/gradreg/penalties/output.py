@@ -1,6 +1,7 @@
 """Penalties on the outputs alone: no derivative with respect to the input."""
 
 import math
+from abc import abstractmethod
 
 import torch
 from torch import Tensor
@@ -15,6 +16,19 @@ class _OutputPenalty(Penalty):
     def __init__(self, weight: float, class_dim: int | None = None, ramp: Factor | int | None = None):
         super().__init__(weight, type(self).__name__.lower(), ramp=ramp)
         self.class_dim = class_dim
+
+    def value(self, seen: Seen) -> Tensor:
+        """See `Penalty.value`."""
+        return self._terms(seen).mean()
+
+    def per_example(self, seen: Seen) -> Tensor:
+        """See `Penalty.per_example`."""
+        terms = self._terms(seen)
+        return terms.reshape(terms.shape[0], -1).mean(1)
+
+    @abstractmethod
+    def _terms(self, seen: Seen) -> Tensor:
+        """One value for each example and position, (B, ...)."""
 
     def _log_probabilities(self, seen: Seen) -> tuple[Tensor, int]:
         z = _checks.outputs_tensor(seen.outputs, type(self).__name__)
@@ -44,12 +58,11 @@ class ConfidencePenalty(_OutputPenalty):
     Source: Pereyra et al. 2017; the paper's section 4.3.
     """
 
-    def value(self, seen: Seen) -> Tensor:
-        """See `Penalty.value`."""
+    def _terms(self, seen: Seen) -> Tensor:
         log_p, dim = self._log_probabilities(seen)
         # A class masked by a logit of -inf has p log p = 0, not 0 * -inf.
         finite = log_p.clamp(min=torch.finfo(log_p.dtype).min)
-        return (log_p.exp() * finite).sum(dim).mean()
+        return (log_p.exp() * finite).sum(dim)
 
 
 class LabelSmoothing(_OutputPenalty):
@@ -69,7 +82,6 @@ class LabelSmoothing(_OutputPenalty):
     Source: Szegedy et al. 2016, as a penalty in Pereyra et al. 2017; the paper's section 4.3.
     """
 
-    def value(self, seen: Seen) -> Tensor:
-        """See `Penalty.value`."""
+    def _terms(self, seen: Seen) -> Tensor:
         log_p, dim = self._log_probabilities(seen)
-        return -(log_p.mean(dim) + math.log(log_p.shape[dim])).mean()
+        return -(log_p.mean(dim) + math.log(log_p.shape[dim]))

@@ -191,6 +191,12 @@ def meaning(value: Any) -> Any:
     return found
 
 
+def stack_kind(run: Run) -> Run:
+    """What runs of one stack have in common: all but the seed, and by how much a penalty's weight is above 0."""
+    terms = tuple(dataclasses.replace(penalty, weight=float(penalty.weight > 0)) for penalty in run.penalties)
+    return dataclasses.replace(run, penalties=terms, seed=0)
+
+
 def digest(value: Any) -> str:
     """Sixteen hexadecimal digits of plain data."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

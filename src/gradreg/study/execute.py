@@ -14,14 +14,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 Item = TypeVar("Item")
+Given_co = TypeVar("Given_co", covariant=True)
 
 # What a process gets to stop by itself.
 GRACE_SECONDS = 10.0
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+@runtime_checkable
+class Queue(Protocol[Given_co]):
+    """What items are taken from: a deque, or what makes items as they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def popleft(self) -> Given_co:
+        """The next item."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -43,7 +55,7 @@ class _Worker(Generic[Item]):
 
 def execute(
     function: Callable[[Item], Any],
-    items: Iterable[Item],
+    items: Iterable[Item] | Queue[Item],
     *,
     jobs: int,
     tries: int = 2,
@@ -54,15 +66,15 @@ def execute(
 
     Args:
         function: a module-level function, which the processes import.
-        items: what to call it on; pickled. A deque is emptied from its left as processes get free, and the caller may
-            append to it between outcomes.
+        items: what to call it on; pickled. A deque or another `Queue` is emptied from its left as processes get free,
+            and the caller may append to it between outcomes.
         jobs: number of processes, each with one thread.
         tries: how often an item is started whose process dies; an item that raises is not tried again.
         setup: a module-level function that each process calls first, such as one that handles SIGTERM: where the caller
             stops early, busy processes get that signal, and a few seconds to end.
         tick: called about once a second while items run, with these.
     """
-    waiting: deque[Item] = items if isinstance(items, deque) else deque(items)
+    waiting: Queue[Item] = items if isinstance(items, Queue) else deque(items)
     again: deque[tuple[Item, int]] = deque()
     context = mp.get_context("spawn")
     workers: list[_Worker[Item]] = []
@@ -99,12 +111,12 @@ def _hand_out(
     function: Callable[[Item], Any],
     setup: Callable[[], None] | None,
     workers: list[_Worker[Item]],
-    waiting: deque[Item],
+    waiting: Queue[Item],
     again: deque[tuple[Item, int]],
     jobs: int,
 ) -> None:
     """Gives each free process an item, and starts processes while there are items and fewer than ``jobs`` of them."""
-    while (again or waiting) and any(w.item is None for w in workers) + (len(workers) < jobs):
+    while (again or len(waiting)) and any(w.item is None for w in workers) + (len(workers) < jobs):
         idle = next((worker for worker in workers if worker.item is None), None)
         if idle is None:
             idle = _start(context, function, setup)

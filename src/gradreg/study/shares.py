@@ -21,14 +21,14 @@ from gradreg.jacobian.linearization import Linearization
 from gradreg.jacobian.projection import Projection, Rows
 from gradreg.study.config import StudyError
 
-_DROPOUT: dict[type[nn.Module], Callable[..., Tensor]] = {
+DROPOUT: dict[type[nn.Module], Callable[..., Tensor]] = {
     nn.Dropout: F.dropout,
     nn.Dropout1d: F.dropout1d,
     nn.Dropout2d: F.dropout2d,
     nn.Dropout3d: F.dropout3d,
 }
-_RANDOM = (gr.Normal, gr.Sphere, gr.Rademacher, gr.RandomClass)
-_FIXED = (gr.Full, gr.TrueClass, gr.TopK, gr.ProbabilityWeighted, gr.LossDirection)
+RANDOM = (gr.Normal, gr.Sphere, gr.Rademacher, gr.RandomClass)
+FIXED = (gr.Full, gr.TrueClass, gr.TopK, gr.ProbabilityWeighted, gr.LossDirection)
 _ALONE = "train on one process, without torchrun"
 
 
@@ -86,12 +86,12 @@ def share_dropout(model: nn.Module, share: Share) -> None:
         share: the part of each mask that they apply.
     """
     for layer in model.modules():
-        if type(layer) in _DROPOUT:
+        if type(layer) in DROPOUT:
             layer.forward = _forward(layer, share)  # type: ignore[method-assign]
 
 
 def _forward(layer: Any, share: Share) -> Callable[[Tensor], Tensor]:
-    drop = _DROPOUT[type(layer)]
+    drop = DROPOUT[type(layer)]
 
     def forward(input: Tensor) -> Tensor:
         if not layer.training:
@@ -136,17 +136,17 @@ def check_network(model: nn.Module, x: Tensor) -> None:
     Raises:
         StudyError: names the cause, and what to do.
     """
-    with _kept(model):
+    with kept(model):
         model.train()
         for name, layer in model.named_modules():
             _check_layer(name, layer)
-        dropout = {name: layer for name, layer in model.named_modules() if type(layer) in _DROPOUT}
+        dropout = {name: layer for name, layer in model.named_modules() if type(layer) in DROPOUT}
         for layer in dropout.values():
             layer.training = False
-        before = _random_states(x.device)
+        before = random_states(x.device)
         two, shapes_of_two = _try(model, dropout, x[torch.arange(2) % len(x)])
         three, shapes_of_three = _try(model, dropout, x[torch.arange(3) % len(x)])
-        drawn = any(not torch.equal(a, b) for a, b in zip(before, _random_states(x.device), strict=True))
+        drawn = any(not torch.equal(a, b) for a, b in zip(before, random_states(x.device), strict=True))
     if drawn:
         raise StudyError(
             "the network draws random numbers in forward otherwise than by dropout layers (F.dropout, say); those of "
@@ -183,7 +183,7 @@ def _check_layer(name: str, layer: nn.Module) -> None:
                 f"those of its own share. Write track_running_stats=False, or {_ALONE}."
             )
     draws = isinstance(layer, (nn.RReLU, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d))
-    if draws or (isinstance(layer, _DropoutNd) and type(layer) not in _DROPOUT):
+    if draws or (isinstance(layer, _DropoutNd) and type(layer) not in DROPOUT):
         raise StudyError(
             f"{kind} ({name!r}) draws random numbers in a way that cannot be divided among processes. Use nn.Dropout, "
             f"nn.Dropout1d, nn.Dropout2d or nn.Dropout3d in its place, or {_ALONE}."
@@ -196,7 +196,7 @@ def _check_layer(name: str, layer: nn.Module) -> None:
 
 
 @contextmanager
-def _kept(model: nn.Module) -> Iterator[None]:
+def kept(model: nn.Module) -> Iterator[None]:
     """Afterwards the modes and buffers of a network are as before."""
     modes = {module: (module.training, dict(module._buffers)) for module in model.modules()}
     try:
@@ -221,14 +221,15 @@ def _try(model: nn.Module, dropout: dict[str, nn.Module], x: Tensor) -> tuple[Te
 
         handles.append(layer.register_forward_hook(note))
     try:
-        with _kept(model), torch.no_grad():
+        with kept(model), torch.no_grad():
             return model(x), shapes
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _random_states(device: torch.device) -> list[Tensor]:
+def random_states(device: torch.device) -> list[Tensor]:
+    """States of torch's global generators: of the CPU, and of the GPU where the device is one."""
     states = [torch.get_rng_state()]
     return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
 
@@ -270,9 +271,9 @@ def share_penalty(penalty: gr.Penalty, share: Share) -> None:
             f"{type(penalty).__name__} is not known to be a mean over the examples of a batch, as several processes "
             f"need it; use one of gradreg's own penalties, or {_ALONE}."
         )
-    if isinstance(penalty.projection, _RANDOM):
+    if isinstance(penalty.projection, RANDOM):
         penalty.projection = _Shared(penalty.projection, share)
-    elif not isinstance(penalty.projection, _FIXED):
+    elif not isinstance(penalty.projection, FIXED):
         raise StudyError(
             f"the projection {type(penalty.projection).__name__} of {penalty.name!r} cannot be divided among "
             f"processes; use gr.Normal or gr.Sphere in its place, or {_ALONE}."

@@ -118,10 +118,7 @@ class Training:
         self.called: nn.Module = self.model
         self.objective = gr.Objective(cross_entropy, *map(build_penalty, run.penalties))
         self.optimizer = build_optimizer(run, self.model)
-        schedule = run.schedule
-        self.scheduler = torch.optim.lr_scheduler.MultiStepLR(
-            self.optimizer, [int(part * schedule.steps) for part in schedule.milestones], gamma=schedule.factor
-        )
+        self.scheduler = build_scheduler(run, self.optimizer)
         self.projections = _random.generator_for(run.seed, "projections")
         torch.manual_seed(_random.generator_for(run.seed, "dropout").initial_seed())
         self.step, self.seconds = 0, 0.0
@@ -213,6 +210,11 @@ def finish(training: Training, start: bytes | None, watch: Watch) -> dict[str, A
     if start is not None:
         training.restore(start)
     _loop(training, watch)
+    return measure(training)
+
+
+def measure(training: Training) -> dict[str, Any]:
+    """What a run has come to after its last step; see `train`."""
     run, parts, model = training.run, training.parts, training.model
     found = {
         "steps": run.steps,
@@ -230,7 +232,7 @@ def finish(training: Training, start: bytes | None, watch: Watch) -> dict[str, A
 def _loop(training: Training, watch: Watch) -> None:
     """The steps that are left, with signs of life and checkpoints by the clock."""
     run, keeper = training.run, watch.keeper
-    marks = _marks(run)
+    marks = marks_of(run)
     before = training.seconds
     begin = saved = beaten = time.monotonic()
     if keeper is not None:
@@ -245,7 +247,7 @@ def _loop(training: Training, watch: Watch) -> None:
         step, now = training.step, time.monotonic()
         training.seconds = before + now - begin
         if step % LOOK_EVERY == 0 or step == run.steps:
-            _look(training, result, keeper, marks)
+            look(training, result, keeper, marks)
         if keeper is not None and now - beaten >= watch.beat_seconds:
             keeper.beat(step, run.steps)
             beaten = now
@@ -254,7 +256,7 @@ def _loop(training: Training, watch: Watch) -> None:
             saved = now
 
 
-def _marks(run: Run) -> tuple[set[int], set[int]]:
+def marks_of(run: Run) -> tuple[set[int], set[int]]:
     """The steps that are noted, and those of them where accuracy is measured."""
     looks = [*range(LOOK_EVERY, run.steps, LOOK_EVERY), run.steps]
     noted = set(looks[:: max(1, len(looks) // LINES)]) | {run.steps}
@@ -264,7 +266,18 @@ def _marks(run: Run) -> tuple[set[int], set[int]]:
     return noted | measured, measured
 
 
-def _look(training: Training, result: gr.Result, keeper: Keeper | None, marks: tuple[set[int], set[int]]) -> None:
+def look(training: Training, result: gr.Result, keeper: Keeper | None, marks: tuple[set[int], set[int]]) -> None:
+    """Looks at the loss, and notes what is due.
+
+    Args:
+        training: whose step is looked at.
+        result: of that step.
+        keeper: where a line of metrics goes; None keeps nothing.
+        marks: of `marks_of`.
+
+    Raises:
+        StudyError: the loss is not finite.
+    """
     step = training.step
     result = training.whole(result)
     total = result.total.item()
@@ -334,17 +347,30 @@ def channels_last(images: Tensor) -> Tensor:
     return images.to(memory_format=torch.channels_last) if images.ndim == 4 else images
 
 
-def build_optimizer(run: Run, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer, with weight decay on matrices and filters alone."""
+def build_optimizer(run: Run, model: nn.Module, leading: int = 0) -> torch.optim.Optimizer:
+    """The optimizer, with weight decay on matrices and filters alone.
+
+    Args:
+        run: which optimizer.
+        model: whose parameters.
+        leading: how many dimensions each parameter has in front of its own.
+    """
     # weight_decay of these adds weight_decay * w to the gradient, as decay * ||w||^2 / 2 in the loss does.
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
+    matrices = [p for p in model.parameters() if p.ndim > 1 + leading]
+    others = [p for p in model.parameters() if p.ndim <= 1 + leading]
     given = run.optimizer
     groups = [{"params": matrices, "weight_decay": given.weight_decay}, {"params": others, "weight_decay": 0.0}]
     if given.name == "sgd":
         nesterov = given.momentum > 0
         return torch.optim.SGD(groups, lr=given.learning_rate, momentum=given.momentum, nesterov=nesterov)
     return torch.optim.Adam(groups, lr=given.learning_rate, fused=True)
+
+
+def build_scheduler(run: Run, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.MultiStepLR:
+    """The fall of the learning rate."""
+    schedule = run.schedule
+    milestones = [int(part * schedule.steps) for part in schedule.milestones]
+    return torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=schedule.factor)
 
 
 def accuracy(model: nn.Module, x: Tensor, y: Tensor, chunk: int = 1000) -> float:

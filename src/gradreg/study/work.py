@@ -129,21 +129,22 @@ def work(task: Task) -> Answer:
             if (known := ended(task, files)) is not None:
                 return known
             with log_to(files.folder / "log.txt"):
-                return train_task(task, files, load=lambda: _load(task), start=_start(task, files), stop=stopping)
+                return train_task(task, files, load=lambda: load_data(task), start=start_of(task, files), stop=stopping)
     except OSError as error:
         if is_full(error):
             return Answer("storage", error=str(error))
         raise
 
 
-def _load(task: Task) -> "Dataset":
+def load_data(task: Task) -> "Dataset":
+    """The data set of a run."""
     from gradreg.study.train import dataset
 
     data = task.run.data
     return dataset(data.name, Store(task.store).pack(data.content) if data.content else None)
 
 
-def _start(task: Task, files: RunFiles) -> bytes | None:
+def start_of(task: Task, files: RunFiles) -> bytes | None:
     """The state to go on from: the run's own, else that of the run it continues."""
     found = files.checkpoint()
     if found is None and task.start:

@@ -1,0 +1,413 @@
+"""Many runs at once: one stacked network whose parameters have a leading dimension of runs.
+
+Small networks leave a GPU waiting for the next kernel; R runs that differ in seed and penalty weights alone then cost
+little more than one. Each run keeps its own initialization, batches, dropout masks and random projections, drawn by the
+same calls as when it trains alone, so that its numbers are the same but for the order in which sums are taken. The
+parameters of the runs are disjoint: the gradient of the sum of their losses is the gradient of each.
+"""
+
+import copy
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+import gradreg as gr
+from gradreg.data.dataset import Dataset
+from gradreg.penalties.passes import Passes
+from gradreg.study.config import Run, StudyError, stack_kind
+from gradreg.study.shares import DROPOUT, kept, random_states
+from gradreg.study.stacked_model import ALONE, Drop, Generators, StackedModel, StackError, stacked_penalty
+from gradreg.study.train import (
+    LOOK_EVERY,
+    StoppedError,
+    Training,
+    Watch,
+    batches,
+    build_optimizer,
+    build_scheduler,
+    divide,
+    look,
+    marks_of,
+    measure,
+)
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class Member:
+    """A run of a stack.
+
+    Attributes:
+        training: the run by itself: what the stack begins with, and where `StackedTraining.pull` puts what it has come
+            to.
+        states: of torch's global generators, as they would be if it trained alone.
+        place: its number among the runs that were given.
+    """
+
+    training: Training
+    states: list[Tensor]
+    place: int = 0
+
+    @classmethod
+    def of(cls, run: Run, data: Dataset, device: str, start: bytes | None = None, place: int = 0) -> "Member":
+        """A run at its beginning, or at a checkpoint."""
+        training = Training(run, divide(run, data), len(data.classes), device)
+        if start is not None:
+            training.restore(start)
+        return cls(training, random_states(training.device), place)
+
+    def checkpoint(self) -> bytes:
+        """The state as the run by itself would keep it."""
+        with Generators(self.training.device, self.states):
+            return self.training.state()
+
+
+@dataclass(frozen=True)
+class StackedResult:
+    """What a step found, each tensor of shape (R,); see `gradreg.Result`."""
+
+    total: Tensor
+    task: Tensor
+    terms: dict[str, Tensor]
+
+    def of_each(self) -> list[gr.Result]:
+        """The results of the runs, on the CPU."""
+        total, task, *terms = torch.stack([self.total, self.task, *self.terms.values()]).detach().cpu()
+        named = dict(zip(self.terms, terms, strict=True))
+        return [
+            gr.Result(total[i], task[i], {name: term[i] for name, term in named.items()}, None)
+            for i in range(len(total))
+        ]
+
+
+class StackedTraining:
+    """The state of several runs at the same step: stacked network, penalties, one optimizer and schedule.
+
+    Args:
+        members: the runs, equal but for seeds and the weights of penalties.
+
+    Raises:
+        StackError: the runs cannot be stacked; says why.
+    """
+
+    def __init__(self, members: Sequence[Member]):
+        self.members = list(members)
+        first = members[0].training
+        for other in (member.training for member in members[1:]):
+            if (
+                stack_kind(other.run) != stack_kind(first.run)
+                or other.step != first.step
+                or len(other.y) != len(first.y)
+            ):
+                raise StackError(
+                    f"a stack got {first.run} at step {first.step} and {other.run} at step {other.step}; expected runs "
+                    "at the same step that differ in nothing but seeds and penalty weights (all > 0, or all 0)."
+                )
+        self.device = first.device
+        self.x = torch.cat([member.training.x for member in members])
+        self.y = torch.cat([member.training.y for member in members])
+        self._starts = torch.arange(len(members))[:, None] * len(first.y)
+        self._build()
+        self._check()
+
+    def _build(self) -> None:
+        """Stacks what the members have come to."""
+        trainings = [member.training for member in self.members]
+        first = trainings[0]
+        try:
+            self.model = StackedModel([training.model for training in trainings])
+        except RuntimeError as error:
+            raise StackError(f"the networks of the runs cannot be stacked ({error}); {ALONE}.") from error
+        self.optimizer = build_optimizer(first.run, self.model, leading=1)
+        self.scheduler = build_scheduler(first.run, self.optimizer)
+        self.scheduler.load_state_dict(first.scheduler.state_dict())
+        for group, own in zip(self.optimizer.param_groups, first.optimizer.param_groups, strict=True):
+            group["lr"] = own["lr"]
+        for own, stacked in self._parameters():
+            found = [t.optimizer.state.get(p, {}) for t, p in zip(trainings, own, strict=True)]
+            for name in found[0]:
+                values = [state[name] for state in found]
+                same = name == "step" or not isinstance(values[0], Tensor)  # the number of steps is one for all
+                self.optimizer.state[stacked][name] = copy.deepcopy(values[0]) if same else torch.stack(values)
+        generators = [training.projections for training in trainings]
+        self.penalties = {
+            name: stacked_penalty(penalty, first.model, generators)
+            for name, penalty in first.objective.penalties.items()
+        }
+        self.weights = {
+            name: torch.tensor([t.objective.penalties[name].weight for t in trainings], dtype=torch.float64)
+            for name in self.penalties
+        }
+        self._drops: list[Drop] | None = None
+
+    def _parameters(self) -> Iterator[tuple[list[Tensor], Tensor]]:
+        """Each parameter of all members, with the stacked one."""
+        own = zip(*(member.training.model.parameters() for member in self.members), strict=True)
+        return zip(map(list, own), self.model.parameters(), strict=True)
+
+    @property
+    def step(self) -> int:
+        """The steps that were taken."""
+        return self.members[0].training.step
+
+    def advance(self, chosen: Tensor) -> StackedResult:
+        """One step of each run on the examples at these positions, (R, B)."""
+        index = (chosen + self._starts).flatten().to(self.device)
+        self.model.masks = self._masks()
+        result = self._objective(self.x[index], self.y[index])
+        result.total.sum().backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.scheduler.step()
+        for member in self.members:
+            member.training.step += 1
+        return result
+
+    def _objective(self, x: Tensor, y: Tensor) -> StackedResult:
+        """`gradreg.Objective` of each run on its part of the examples."""
+        shape = (len(self.members), -1)
+        due = {name: penalty for name, penalty in self.penalties.items() if penalty.is_due(self.step)}
+        seen = Passes.of_batch(self.model, x, y, list(due.values()), None, self.step, cross_entropy).whole
+        task = cross_entropy(seen.outputs, y, reduction="none").reshape(shape).mean(1)
+        terms = {}
+        for name, penalty in self.penalties.items():
+            if name not in due:
+                terms[name] = torch.zeros_like(task)
+                continue
+            values = penalty.per_example(seen).reshape(shape).mean(1)
+            weights = self.weights[name] * penalty.schedule.factor(self.step)
+            terms[name] = weights.to(values) * values
+        total = torch.stack([task, *(term.to(task.dtype) for term in terms.values())]).sum(0) if terms else task
+        return StackedResult(total, task, terms)
+
+    def _masks(self) -> list[Tensor]:
+        """The dropout masks of a step, of each run from the states that its own generators would have."""
+        assert self._drops is not None
+        if not self._drops:
+            return []
+        drawn = []
+        for member in self.members:
+            with Generators(self.device, member.states) as states:
+                drawn.append([drop.mask(self.device) for drop in self._drops])
+                member.states = states()
+        return [torch.stack(masks) for masks in zip(*drawn, strict=True)]
+
+    def pull(self) -> None:
+        """Puts what the stack has come to into the runs by themselves."""
+        with torch.no_grad():
+            for own, stacked in self._parameters():
+                state = self.optimizer.state.get(stacked, {})
+                for i, (member, parameter) in enumerate(zip(self.members, own, strict=True)):
+                    parameter.copy_(stacked[i])
+                    member.training.optimizer.state[parameter] = {
+                        name: value.clone() if name == "step" else value[i].clone() if value is not None else None
+                        for name, value in state.items()
+                    }
+            own_buffers = zip(*(member.training.model.buffers() for member in self.members), strict=True)
+            for buffers, stacked in zip(own_buffers, self.model.buffers(), strict=True):
+                for i, buffer in enumerate(buffers):
+                    buffer.copy_(stacked[i])
+        for member in self.members:
+            training = member.training
+            training.scheduler.load_state_dict(self.scheduler.state_dict())
+            for group, own in zip(self.optimizer.param_groups, training.optimizer.param_groups, strict=True):
+                own["lr"] = group["lr"]
+
+    def remove(self, members: Sequence[Member]) -> None:
+        """Takes runs out; the others go on."""
+        self.pull()
+        keep = [i for i, member in enumerate(self.members) if member not in members]
+        size = len(self.y) // len(self.members)
+        self.x = torch.cat([self.x[i * size : (i + 1) * size] for i in keep])
+        self.y = torch.cat([self.y[i * size : (i + 1) * size] for i in keep])
+        self.members = [self.members[i] for i in keep]
+        self._starts = self._starts[: len(keep)]
+        drops = self._drops
+        self._build()
+        self._drops = drops
+
+    # --- whether the stack does what the runs do
+
+    def _check(self) -> None:
+        """Tries a step of the first run by itself and in the stack, without a trace.
+
+        Raises:
+            StackError: they differ, or the stack cannot be run.
+        """
+        first, size = self.members[0], self.members[0].training.run.schedule.batch_size
+        x, y = first.training.x, first.training.y
+        chosen = torch.arange(size) % len(y)
+        with kept(first.training.model), Generators(self.device, first.states):
+            alone = self._alone(x[chosen.to(self.device)], y[chosen.to(self.device)])
+            buffers = [buffer.clone() for buffer in first.training.model.buffers()]
+        states = [[state.clone() for state in member.states] for member in self.members]
+        projections = [member.training.projections.get_state() for member in self.members]
+        index = (chosen.expand(len(self.members), -1) + self._starts).flatten().to(self.device)
+        try:
+            with kept(self.model):
+                self.model.masks = self._masks()
+                stacked = self._objective(self.x[index], self.y[index])
+                found = [buffer[0].clone() for buffer in self.model.buffers()]
+        except (RuntimeError, ValueError, NotImplementedError) as error:
+            if isinstance(error, StackError):
+                raise
+            raise StackError(f"the stacked network fails ({str(error).splitlines()[0]}); {ALONE}.") from error
+        finally:
+            for member, state, own in zip(self.members, states, projections, strict=True):
+                member.states = state
+                member.training.projections.set_state(own)
+        pairs = [(alone.total, stacked.total[0]), (alone.task, stacked.task[0]), *zip(buffers, found, strict=True)]
+        for one, other in pairs:
+            if not torch.allclose(one.double(), other.double(), rtol=1e-3, atol=1e-6, equal_nan=True):
+                raise StackError(
+                    "the network gives something else in a stack than by itself: it keeps a state, or draws random "
+                    f"numbers otherwise than by dropout layers; {ALONE}."
+                )
+
+    def _alone(self, x: Tensor, y: Tensor) -> gr.Result:
+        """The first run's own objective, which also shows what its dropout layers get."""
+        training = self.members[0].training
+        calls: list[list[Drop]] = []
+
+        def begin(module: nn.Module, args: Any) -> None:
+            calls.append([])
+
+        def note(layer: Any, args: Any) -> None:
+            given = args[0]
+            if layer.training:
+                drop = DROPOUT[type(layer)]
+                calls[-1].append(Drop(drop, layer.p, tuple(given.shape), given.stride(), given.dtype))
+
+        layers = [layer for layer in training.model.modules() if type(layer) in DROPOUT]
+        handles = [training.model.register_forward_pre_hook(begin)]
+        handles += [layer.register_forward_pre_hook(note) for layer in layers]
+        own = training.projections.get_state()
+        try:
+            return training.objective(training.called, x, y, generator=training.projections, step=training.step)
+        finally:
+            training.projections.set_state(own)
+            self._drops = calls[0] if calls else []
+            for handle in handles:
+                handle.remove()
+
+
+# --- the loop ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run of a stack ended: with a result and its training, or with an error."""
+
+    result: dict[str, Any] | None = None
+    member: Member | None = None
+    error: StudyError | None = None
+
+
+def train_stacked(
+    runs: Sequence[Run],
+    data: Dataset,
+    *,
+    device: str = "cpu",
+    starts: Sequence[bytes | None] | None = None,
+    watches: Sequence[Watch] | None = None,
+    failed: Callable[[int, StudyError], None] = lambda place, error: None,
+) -> list[Ended]:
+    """Trains several networks at once; each comes out as from `gradreg.study.train.train`, to rounding.
+
+    Args:
+        runs: equal but for seeds and penalty weights.
+        data: their data set.
+        device: where.
+        starts: checkpoints at the same step, for each run; None to begin.
+        watches: where the metrics and checkpoints of each run go; the times are those of the first.
+        failed: called with the place of a run whose loss is not finite; the others go on without it.
+
+    Returns:
+        How each run ended; ``seconds`` of a result are its share of the time.
+
+    Raises:
+        StackError: the runs cannot be stacked.
+        StoppedError: `Watch.stop` of any said so; all have checkpoints.
+    """
+    torch.set_num_threads(1)
+    starts = starts or [None] * len(runs)
+    watches = watches or [Watch() for _ in runs]
+    members = [Member.of(run, data, device, start, i) for i, (run, start) in enumerate(zip(runs, starts, strict=True))]
+    ended: dict[int, Ended] = {}
+
+    def out(member: Member, error: StudyError) -> None:
+        ended[member.place] = Ended(error=error)
+        failed(member.place, error)
+
+    stack = StackedTraining(members)
+    _loop(stack, watches, out)
+    stack.pull()
+    for member in stack.members:
+        if member.place not in ended:
+            ended[member.place] = Ended(measure(member.training), member)
+    return [ended[i] for i in range(len(runs))]
+
+
+def _loop(stack: StackedTraining, watches: Sequence[Watch], out: Callable[[Member, StudyError], None]) -> None:
+    """The steps that are left, as in `gradreg.study.train`, with the time divided among the runs."""
+    run, first, at = stack.members[0].training.run, watches[0], stack.step
+    marks = marks_of(run)
+    streams = {m: islice(batches(len(m.training.y), m.training.run), at, None) for m in stack.members}
+    last = saved = time.monotonic()
+    beaten = last - first.beat_seconds
+    while stack.members and stack.step < run.steps:
+        if any(watch.stop() for watch in watches):
+            _save(stack, watches)
+            raise StoppedError(f"stopped after step {stack.step} of {run.steps}; its state is kept")
+        if time.monotonic() - beaten >= first.beat_seconds:
+            for member in stack.members:
+                if (keeper := watches[member.place].keeper) is not None:
+                    keeper.beat(stack.step, run.steps)
+            beaten = time.monotonic()
+        result = stack.advance(torch.stack([next(streams[member]) for member in stack.members]))
+        now = time.monotonic()
+        for member in stack.members:
+            member.training.seconds += (now - last) / len(stack.members)
+        last, step = now, stack.step
+        if step % LOOK_EVERY == 0 or step == run.steps:
+            _look(stack, result, watches, marks, out)
+        if now - saved >= first.checkpoint_seconds and step < run.steps:
+            _save(stack, watches)
+            saved = time.monotonic()
+
+
+def _save(stack: StackedTraining, watches: Sequence[Watch]) -> None:
+    stack.pull()
+    for member in stack.members:
+        if (keeper := watches[member.place].keeper) is not None:
+            keeper.save_checkpoint(member.checkpoint())
+
+
+def _look(
+    stack: StackedTraining,
+    result: StackedResult,
+    watches: Sequence[Watch],
+    marks: tuple[set[int], set[int]],
+    out: Callable[[Member, StudyError], None],
+) -> None:
+    """Looks at each run; takes those out whose loss is not finite."""
+    if stack.step in marks[0]:
+        stack.pull()
+    lost = []
+    for member, own in zip(stack.members, result.of_each(), strict=True):
+        try:
+            look(member.training, own, watches[member.place].keeper, marks)
+        except StudyError as error:
+            lost.append(member)
+            out(member, error)
+    if len(lost) == len(stack.members):
+        stack.members = []
+    elif lost:
+        stack.remove(lost)

@@ -87,8 +87,8 @@ class JacobianPenalty(Penalty):
         values = self._measured(seen)
         if values.ndim < 2:
             raise NotImplementedError(
-                f"{self!r} took its rows in chunks, which gives the mean over the batch alone. Allow it more memory, as "
-                "in gr.Full(memory=16)."
+                f"{self!r} took its rows in chunks, which gives the mean over the batch alone. Allow it more memory, "
+                "as in gr.Full(memory=16)."
             )
         return values.mean(0)
 

@@ -354,6 +354,7 @@ class Own(gr.Penalty):
 @pytest.mark.parametrize(
     ("penalty", "message"),
     [
+        (gr.SpectReg(1.0, fraction=0.5), r"fraction=0\.5\), which several processes cannot draw .* write every=2"),
         (gr.JacobianPenalty(1.0, projection=gr.TopSingular()), "TopSingular of 'jacobianpenalty' cannot be divided"),
         (Own(1.0, "own"), "Own is not known to be a mean"),
     ],

@@ -20,6 +20,11 @@ class Phase(Protocol):
 
     rows: bool
 
+    @property
+    def input_wanted(self) -> bool:
+        """Whether somebody may ask for the gradient of a private input."""
+        ...
+
 
 def convolution(
     phase: Phase,
@@ -68,7 +73,7 @@ class _Convolution(Function):
         if ctx.phase.rows and ctx.leaf:
             gx = _InputGradient.apply(gy, weight, x.detach(), ctx.settings, ctx.phase) if needs_x else None
             return gx, *(None,) * 6
-        wanted = [needs_x and (ctx.phase.rows or not ctx.private), needs_weight, needs_bias]
+        wanted = [needs_x and (ctx.phase.input_wanted or not ctx.private), needs_weight, needs_bias]
         return (*_backward(gy, x, weight, ctx.bias, *ctx.settings, wanted), *(None,) * 4)
 
 

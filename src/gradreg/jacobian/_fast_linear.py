@@ -34,7 +34,7 @@ class _Linear(Function):
     def backward(ctx: Any, gy: Tensor) -> Any:  # type: ignore[override]
         x, weight = ctx.saved_tensors
         _, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        gx = gy.matmul(weight) if ctx.phase.rows else None
+        gx = gy.matmul(weight) if ctx.phase.input_wanted else None
         if ctx.phase.rows and ctx.leaf:
             return gx, None, None, None
         rows = gy.reshape(-1, gy.shape[-1])

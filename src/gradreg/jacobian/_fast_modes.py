@@ -9,7 +9,7 @@ what each costs. The functions of this module and of its neighbours compute the 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -27,9 +27,16 @@ class Phase:
 
     Attributes:
         rows: products with the Jacobian are being taken: gradients of parameters that are leaves are not wanted.
+        running: the model runs, and may itself ask for derivatives.
     """
 
     rows: bool = False
+    running: bool = False
+
+    @property
+    def input_wanted(self) -> bool:
+        """Whether somebody may ask for the gradient of a private input; in the last backward pass nobody does."""
+        return self.rows or self.running
 
     @contextmanager
     def of_rows(self) -> Iterator[None]:
@@ -51,6 +58,14 @@ class FastDerivatives(TorchFunctionMode):
     def __init__(self, phase: Phase):
         super().__init__()
         self.phase = phase
+
+    def __enter__(self) -> Self:
+        self.phase.running = True
+        return super().__enter__()
+
+    def __exit__(self, *exception: Any) -> None:
+        super().__exit__(*exception)
+        self.phase.running = False
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -233,7 +233,6 @@ def next_step(counter: Any, given: int | None) -> int | None:
 
 
 def zero_like(tree: Any) -> Tensor:
-    """A penalty that is not due, on the device of the first tensor."""
-    for _, tensor in _tree.tensors(tree):
-        return torch.zeros((), device=tensor.device)
-    return torch.zeros(())
+    """A penalty that is not due, on the device of the first tensor; its ``backward()`` does nothing."""
+    device = next((tensor.device for _, tensor in _tree.tensors(tree)), None)
+    return torch.zeros((), device=device, requires_grad=torch.is_grad_enabled())

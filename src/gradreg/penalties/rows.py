@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from gradreg._types import Parts
 from gradreg.jacobian._composed import graph
 from gradreg.jacobian.linearization import Linearization
-from gradreg.jacobian.magnitude import Magnitude
+from gradreg.jacobian.magnitude import Magnitude, wide
 
 
 def bytes_held(measure: Callable[[], Tensor]) -> int:
@@ -61,7 +61,7 @@ def mean_in_chunks(
     Returns:
         A 0-dimensional tensor that can be differentiated once.
     """
-    total = torch.zeros(at.batch, dtype=torch.float64, device=at.z.device)
+    total = torch.zeros(at.batch, dtype=wide(at.z).dtype, device=at.z.device)
     weights = None
     if not magnitude.additive:
         for row in rows():

@@ -271,6 +271,12 @@ def share_penalty(penalty: gr.Penalty, share: Share) -> None:
             f"{type(penalty).__name__} is not known to be a mean over the examples of a batch, as several processes "
             f"need it; use one of gradreg's own penalties, or {_ALONE}."
         )
+    if penalty.schedule.fraction < 1:
+        raise StudyError(
+            f"{penalty.name!r} is taken on a random part of the batch (fraction={penalty.schedule.fraction:g}), which "
+            f"several processes cannot draw as one does; write every={round(1 / penalty.schedule.fraction)}, which "
+            f"costs the same, or {_ALONE}."
+        )
     if isinstance(penalty.projection, RANDOM):
         penalty.projection = _Shared(penalty.projection, share)
     elif not isinstance(penalty.projection, FIXED):

@@ -236,7 +236,7 @@ class _Session:
 
     def end(self, grace_seconds: float) -> None:
         """Asks runs to stop with a checkpoint, waits for a bounded time, and ends what is left."""
-        ray = self.ray
+        ray, left = self.ray, list(self.flights)
         try:
             if self.flights:
                 until = time.monotonic() + grace_seconds
@@ -245,14 +245,14 @@ class _Session:
                 for flight in self.flights.values():
                     if flight.name not in held:  # not begun, or about to: nothing is lost
                         ray.cancel(flight.reference)
-                references = list(self.flights)
-                ray.wait(references, num_returns=len(references), timeout=max(0.0, until - time.monotonic()))
+                _, left = ray.wait(left, num_returns=len(left), timeout=max(0.0, until - time.monotonic()))
         except StudyError:
             pass  # the keeper is gone, and with it all that could be kept
         finally:
-            for flight in self.flights.values():
+            # Not those that have ended: Ray 2.60 takes the process down where their last word is still on its way.
+            for reference in left:
                 with suppress(ray.exceptions.RayError):
-                    ray.cancel(flight.reference, force=True)
+                    ray.cancel(reference, force=True)
             with suppress(StudyError):
                 self._ask("close")  # Ray ends an actor some time later; the runs are to be free now
             ray.kill(self.keeper)

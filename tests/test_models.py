@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gradreg import models
-from gradreg.models import MLP, ConvNet, LeNet5, ResNet, SmallCNN, initialize
+from gradreg.models import MLP, ConvNet, LeNet5, ResNet, ResNet18, SmallCNN, initialize
 
 # The variance of each layer's weights, counted by hand: fans are the connections of one unit, 4 or 2 over their sum.
 LENET_VARIANCES = {
@@ -162,7 +162,7 @@ def test_networks_for_any_data_have_zero_biases_and_the_scripts_variance() -> No
     assert any(p.ndim == 1 and p.abs().max() > 0 for p in MLP(8, 2, initialization="torch").parameters())
 
 
-@pytest.mark.parametrize("kind", [ConvNet, MLP, ResNet])
+@pytest.mark.parametrize("kind", [ConvNet, MLP, ResNet, ResNet18])
 def test_examples_of_networks_run(kind: type[nn.Module]) -> None:
     examples = doctest.DocTestParser().get_examples(kind.__doc__ or "")
     assert examples
@@ -181,6 +181,8 @@ def test_networks_for_any_data_refuse_what_they_cannot_take() -> None:
         ConvNet(0, 32, 10)
     with pytest.raises(ValueError, match=r"^ResNet got blocks=0; expected a whole number >= 1"):
         ResNet(blocks=0)
+    with pytest.raises(ValueError, match=r"^ResNet18 got width=0; expected a whole number >= 1"):
+        ResNet18(width=0)
     with pytest.raises(ValueError, match=r"^MLP got hidden=-1; expected a whole number >= 1"):
         MLP(3, 10, hidden=-1)
     with pytest.raises(ValueError, match=r"^MLP got width=0; expected a whole number >= 1"):
@@ -224,6 +226,49 @@ def test_a_block_of_zero_weights_is_its_shortcut_averaged_and_padded_with_zeros(
     found = block(x)
     assert torch.equal(found[:, 2:], torch.zeros(3, 2, 3, 3))
     torch.testing.assert_close(found[:, :2], x.unflatten(2, (3, 2)).unflatten(4, (3, 2)).mean((3, 5)))
+
+
+def test_resnet_18_has_its_filters_and_about_11_3_million_parameters() -> None:
+    model = ResNet18()
+    convolutions = [(c.out_channels, c.kernel_size[0]) for c in model.modules() if isinstance(c, nn.Conv2d)]
+    levels = [(64, 3)] * 4
+    for width in (128, 256, 512):
+        levels += [(width, 3), (width, 3), (width, 1), (width, 3), (width, 3)]
+    assert convolutions == [(64, 7), *levels]
+    assert sum(isinstance(layer, (nn.Conv2d, nn.Linear)) for layer in model.modules()) - 3 == 18  # 3 are of shortcuts
+    weights = 3 * 64 * 49 + 9 * (4 * 64**2 + sum(m * m // 2 + 3 * m * m for m in (128, 256, 512)))
+    weights += sum(m * m // 2 for m in (128, 256, 512))
+    normalization = 2 * (5 * 64 + 5 * (128 + 256 + 512))
+    assert parameters(model) == weights + normalization + (512 * 200 + 200) == 11279112
+
+
+def test_resnet_18_divides_the_sides_of_64_by_4_and_then_halves_them() -> None:
+    model, x = ResNet18(classes=7, width=2).eval(), torch.randn(3, 3, 64, 64)
+    shapes = []
+    h = model.stem(x)
+    for block in model.blocks:
+        h = block(h)
+        shapes.append(tuple(h.shape[1:]))
+    assert shapes[::2] == shapes[1::2] == [(2, 16, 16), (4, 8, 8), (8, 4, 4), (16, 2, 2)]
+    z = model(x)
+    assert z.shape == (3, 7)
+    torch.testing.assert_close(model(x[1:2]), z[1:2], rtol=1e-4, atol=1e-5)
+
+
+def test_a_projected_block_of_zero_residual_is_its_normalized_projection() -> None:
+    block = ResNet18(width=2).blocks[2].eval()
+    with torch.no_grad():
+        for p in block.residual.parameters():
+            p.zero_()
+    x = torch.rand(3, 2, 6, 6)
+    convolution, norm = block.projection
+    expected = torch.einsum("oi,bihw->bohw", convolution.weight[:, :, 0, 0], x[:, :, ::2, ::2])
+    torch.testing.assert_close(block(x), torch.relu(expected / (1 + norm.eps) ** 0.5))
+    same = ResNet18(width=2).blocks[1].eval()
+    with torch.no_grad():
+        for p in same.residual.parameters():
+            p.zero_()
+    assert torch.equal(same(x), x)
 
 
 # --- initialization ---------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The networks of the studies: the paper's LeNet-5 and residual network, a small one for digits, two for any data."""
+"""The networks of the studies: the paper's LeNet-5 and residual networks, a small one for digits, two for any data."""
 
 import math
 from itertools import pairwise
@@ -257,14 +257,63 @@ class ResNet(nn.Module):
         return self.classifier(self.blocks(self.stem(x)))
 
 
+class ResNet18(nn.Module):
+    """The residual network of 18 layers for ImageNet, here for images of 64 x 64; 11279112 parameters for 200 classes.
+
+    A 7 x 7 convolution with stride 2, batch normalization and ReLU, max pooling over 3 x 3 with stride 2, then four
+    levels of two blocks with ``width``, ``2 width``, ``4 width`` and ``8 width`` filters, the mean over all places, and
+    a dense layer. The first blocks of levels 2 to 4 halve the sides with stride 2; their shortcuts are 1 x 1
+    convolutions with stride 2 and batch normalization. Images of 64 x 64 come to 16 x 16, 8 x 8, 4 x 4 and 2 x 2.
+
+    Args:
+        channels: of the images.
+        classes: number of outputs.
+        width: filters of the first level.
+        initialization: "scripts" or "torch", as for `LeNet5`.
+
+    Shapes: (B, channels, H, W) to logits (B, classes); any sides.
+
+    Raises:
+        ValueError: arguments that are not whole numbers of at least 1.
+
+    Example:
+        >>> sum(p.numel() for p in ResNet18().parameters())
+        11279112
+
+    Source: the paper's appendix B.3 ("around 11.3 million parameters"); He et al. 2015, table 1 and option B of its
+    shortcuts, which is the one that gives this number.
+    """
+
+    def __init__(
+        self, channels: int = 3, classes: int = 200, width: int = 64, initialization: Initialization = "scripts"
+    ):
+        for value, name in ((channels, "channels"), (classes, "classes"), (width, "width")):
+            _checks.positive_integer(value, name, "ResNet18")
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(channels, width, 7, stride=2, padding=3, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.MaxPool2d(3, stride=2, padding=1),
+        )
+        widths = [width * 2**level for level in range(4) for _ in range(2)]
+        self.blocks = nn.Sequential(*(_ProjectedBlock(given, made) for given, made in pairwise([width, *widths])))
+        self.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8 * width, classes))
+        initialize(self, initialization)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, classes) of images (B, channels, H, W)."""
+        return self.classifier(self.blocks(self.stem(x)))
+
+
 class _Block(nn.Module):
     """Two convolutions beside a shortcut; half the sides where the number of channels grows."""
 
     def __init__(self, given: int, made: int):
         super().__init__()
-        stride = 1 if given == made else 2
+        self.stride = 1 if given == made else 2
         self.residual = nn.Sequential(
-            nn.Conv2d(given, made, 3, stride=stride, padding=1, bias=False),
+            nn.Conv2d(given, made, 3, stride=self.stride, padding=1, bias=False),
             nn.BatchNorm2d(made),
             nn.ReLU(),
             nn.Conv2d(made, made, 3, padding=1, bias=False),
@@ -272,11 +321,30 @@ class _Block(nn.Module):
         )
         self.more = made - given
 
+    def shortcut(self, x: Tensor) -> Tensor:
+        """Averaged over 2 x 2 and padded with channels of zeros where the number of channels grows: no weights."""
+        if not self.more:
+            return x
+        return nn.functional.pad(nn.functional.avg_pool2d(x, 2, ceil_mode=True), (0, 0, 0, 0, 0, self.more))
+
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = x
-        if self.more:
-            shortcut = nn.functional.pad(nn.functional.avg_pool2d(x, 2, ceil_mode=True), (0, 0, 0, 0, 0, self.more))
+        shortcut = self.shortcut(x)
         return torch.relu(self.residual(x) + shortcut)
+
+
+class _ProjectedBlock(_Block):
+    """A block whose shortcut is a convolution of 1 x 1 with batch normalization where the number of channels grows."""
+
+    def __init__(self, given: int, made: int):
+        super().__init__(given, made)
+        self.projection: nn.Module = nn.Identity()
+        if self.more:
+            self.projection = nn.Sequential(
+                nn.Conv2d(given, made, 1, stride=self.stride, bias=False), nn.BatchNorm2d(made)
+            )
+
+    def shortcut(self, x: Tensor) -> Tensor:
+        return self.projection(x)
 
 
 def initialize(model: nn.Module, how: Initialization) -> None:

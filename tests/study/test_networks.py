@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from gradreg.models import MLP, ConvNet, LeNet5, ResNet, SmallCNN
+from gradreg.models import MLP, ConvNet, LeNet5, ResNet, ResNet18, SmallCNN
 from gradreg.study import networks
 from gradreg.study.config import StudyError
 from gradreg.study.networks import network
@@ -55,6 +55,11 @@ FLAT = "nn.Sequential(nn.Flatten(), nn.Linear({}, {}))"
         ("convnet", (3, 32, 32), ConvNet),
         ("convnet", (1, 20, 9), ConvNet),
         ("resnet", (3, 32, 32), ResNet),
+        ("resnet-width8", (3, 32, 32), ResNet),
+        ("resnet-width16", (1, 8, 8), ResNet),
+        ("resnet18", (3, 64, 64), ResNet18),
+        ("resnet18-width16", (3, 64, 64), ResNet18),
+        ("sin-mlp", (1,), MLP),
         ("mlp", (3, 8, 8), MLP),
         ("mlp", (20,), MLP),
     ],
@@ -64,6 +69,19 @@ def test_built_in_networks_fit_their_shapes(name: str, shape: tuple[int, ...], k
     assert isinstance(model, kind)
     assert model(torch.zeros(2, *shape)).shape == (2, 10)
     assert code_hash(name) == ""
+
+
+def test_built_in_networks_have_the_papers_sizes_and_the_widths_of_their_names() -> None:
+    def parameters(name: str, shape: tuple[int, ...], classes: int) -> int:
+        return sum(p.numel() for p in network(name, shape, classes).parameters())
+
+    assert parameters("resnet", (3, 32, 32), 10) == 2412730
+    assert parameters("resnet18", (3, 64, 64), 200) == 11279112
+    assert parameters("sin-mlp", (1,), 1) == 2 * 64 + 4 * (64**2 + 64) + 65
+    for name, width in (("resnet-width8", 8), ("resnet-width16", 16), ("resnet18-width16", 16)):
+        kind = ResNet18 if "18-" in name else ResNet
+        expected = sum(p.numel() for p in kind(classes=7, width=width).parameters())
+        assert parameters(name, (3, 32, 32), 7) == expected
 
 
 def test_built_in_networks_are_drawn_as_when_made_by_hand() -> None:

@@ -191,6 +191,7 @@ def _shape(options: Bench, x: Any) -> tuple[int, ...]:
     from torch import Tensor
 
     usual = {"lenet5": (1, 28, 28), "small-cnn": (1, 8, 8), "convnet": (3, 32, 32), "resnet": (3, 32, 32)}
+    usual["resnet18"] = (3, 64, 64)
     if options.shape is not None:
         if x is not None:
             raise StudyError("--shape and --example both say what inputs are; leave one of them out.")

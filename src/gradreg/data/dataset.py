@@ -45,5 +45,10 @@ def data_directory() -> Path:
     given = os.environ.get("GRADREG_DATA")
     if given:
         return Path(given).expanduser().resolve()
+    return cache_directory()
+
+
+def cache_directory() -> Path:
+    """``gradreg`` in the user's cache directory, where what can be made anew is kept."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "gradreg"

@@ -32,12 +32,14 @@ class Pictures:
         good: the positions of these among all.
         broken: why each of the others could not be read, by name.
         notes: what was decided.
+        resized: whether any image had another size.
     """
 
     x: "np.ndarray[Any, Any]"
     good: "np.ndarray[Any, Any]"
     broken: dict[str, str]
     notes: tuple[str, ...]
+    resized: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def read_images(read: Callable[[str], bytes], names: list[str], image_size: int 
         if to != at:
             x[to] = x[at]
     transparent = sum(why is True for why in seen)
-    return Pictures(x[: len(good)], good, broken, tuple(_notes(known, plan, transparent)))
+    return Pictures(x[: len(good)], good, broken, tuple(_notes(known, plan, transparent)), plan.resized)
 
 
 def _guarded(use: "Callable[[Image.Image], Any]", read: Callable[[str], bytes], name: str) -> Any:

@@ -3,10 +3,7 @@
 import gzip
 import hashlib
 import math
-import os
 import struct
-import sys
-import tempfile
 import zlib
 from pathlib import Path
 
@@ -14,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gradreg.data.dataset import DataError, Dataset, data_directory
+from gradreg.data.download import download
 
 MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
@@ -109,33 +107,10 @@ def _find(name: str) -> Path:
     for candidate in (folder / name, folder / name.removesuffix(".gz")):
         if candidate.is_file():
             return candidate
-    return _download(name, folder)
-
-
-def _download(name: str, folder: Path) -> Path:
-    try:
-        import pooch
-        import tqdm  # noqa: F401 - for pooch's progress bar
-    except ImportError as error:
-        raise DataError(
-            f"{name} is not in {folder}, and {error.name}, which downloads need, is not installed: pip install "
-            "'gradreg[study]'"
-        ) from error
-    failures = []
-    for mirror in MIRRORS:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            # A folder of its own: two that download at once never take, check or remove each other's file.
-            with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as private:
-                got = Path(private) / name
-                print(f"downloading {mirror}{name}", file=sys.stderr)
-                pooch.HTTPDownloader(progressbar=True)(mirror + name, str(got), None)
-                read_idx(got, CONTENTS[name])
-                os.replace(got, folder / name)
-            return folder / name
-        except Exception as error:
-            failures.append(f"{mirror}: {type(error).__name__}: {error}")
-    raise DataError(
-        f"{name} is not in {folder} and could not be downloaded. Put the four official MNIST files there, or set "
-        f"GRADREG_DATA to the folder that holds mnist/. Tried " + "; ".join(failures)
+    return download(
+        name,
+        folder,
+        MIRRORS,
+        lambda path: read_idx(path, CONTENTS[name]),
+        instead="Put the four official MNIST files there, or set GRADREG_DATA to the folder that holds mnist/.",
     )

@@ -8,6 +8,8 @@ from torch import Tensor
 from gradreg import _random
 from gradreg.data.dataset import DataError, Dataset
 
+# What takes more bytes than this as float32 stays as bytes 0 ... 255 until it is used: 256 MiB.
+LARGE = 2**28
 # The shuffle that sets validation and test points apart: one for all seeds, so that no run trains on another's.
 _FIXED = 20180201
 
@@ -16,8 +18,11 @@ _FIXED = 20180201
 class Split:
     """Three disjoint parts, standardized per channel or feature by the training part's mean and standard deviation.
 
+    Images that are kept as bytes stay so where there are many (more than `LARGE` as float32): what takes points out of
+    a part hands them to `prepared`, which does the rest.
+
     Attributes:
-        x, y: training points (N, C, H, W) or (N, D), float32, and labels (N,).
+        x, y: training points (N, C, H, W) or (N, D), float32 (or bytes, see above), and labels (N,).
         validation_x, validation_y: for choosing weights.
         test_x, test_y: for the final table; None unless asked for, so that nothing else can look at them.
         mean, std: of the training part, (C,) or (D,).
@@ -31,6 +36,10 @@ class Split:
     std: Tensor
     test_x: Tensor | None = None
     test_y: Tensor | None = None
+
+    def prepared(self, points: Tensor) -> Tensor:
+        """Points of one of the parts as a network takes them: bytes are standardized, others are already."""
+        return standardized(points, self.mean, self.std) if points.dtype == torch.uint8 else points
 
 
 def split(
@@ -65,23 +74,23 @@ def split(
         torch.Size([100, 1, 8, 8])
     """
     parts = indices(data, train_size, validation_size, test_size, seed=seed, balanced=balanced)
-    x = scaled(data.x[parts.train])
-    mean, std = _moments(x)
-    shape = (-1, *(1,) * (x.ndim - 2))
+    x = data.x[parts.train]
+    mean, std = moments(x)
 
-    def standardized(points: Tensor) -> Tensor:
-        return (scaled(points) - mean.reshape(shape)) / std.reshape(shape)
+    def ready(points: Tensor) -> Tensor:
+        is_large = points.dtype == torch.uint8 and 4 * points.numel() > LARGE
+        return points if is_large else standardized(points, mean, std)
 
     test_x, test_y = None, None
     if with_test:
         if data.test_x is None and test_size == 0:
             raise DataError(f"test_size=0, but {data.name} has no official test set; expected a number of test points.")
-        test_x = standardized(data.x[parts.test] if data.test_x is None else data.test_x)
+        test_x = ready(data.x[parts.test] if data.test_x is None else data.test_x)
         test_y = data.y[parts.test] if data.test_y is None else data.test_y
     return Split(
-        x=standardized(x),
+        x=ready(x),
         y=data.y[parts.train],
-        validation_x=standardized(data.x[parts.validation] if data.validation_x is None else data.validation_x),
+        validation_x=ready(data.x[parts.validation] if data.validation_x is None else data.validation_x),
         validation_y=data.y[parts.validation] if data.validation_y is None else data.validation_y,
         mean=mean,
         std=std,
@@ -95,13 +104,44 @@ def scaled(points: Tensor) -> Tensor:
     return points.float() / 255 if points.dtype == torch.uint8 else points
 
 
-def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel or feature; 1 for a deviation of 0, or of a single number."""
+def standardized(points: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Points less the mean of their channel or feature, over its standard deviation; bytes are scaled to [0, 1] first.
+
+    Args:
+        points: (N, C, H, W) or (N, D).
+        mean, std: (C,) or (D,); moved to where the points are.
+    """
+    shape = (-1, *(1,) * (points.ndim - 2))
+    mean, std = mean.to(points.device), std.to(points.device)
+    return (scaled(points) - mean.reshape(shape)) / std.reshape(shape)
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel or feature; 1 for a deviation of 0, or of a single number.
+
+    Args:
+        x: (N, C, H, W) or (N, D); of bytes, they are those of x / 255.
+    """
     others = (0, *range(2, x.ndim))
     if x.numel() == x.shape[1]:
-        return x.mean(others), torch.ones(x.shape[1])
-    std, mean = torch.std_mean(x, others)
+        return scaled(x).mean(others), torch.ones(x.shape[1])
+    if x.dtype == torch.uint8 and 4 * x.numel() > LARGE:
+        return _moments_of_bytes(x)
+    std, mean = torch.std_mean(scaled(x), others)
     return mean, torch.where(std > 0, std, 1)
+
+
+def _moments_of_bytes(x: Tensor) -> tuple[Tensor, Tensor]:
+    """From how often each of the 256 values is there, which takes no memory and rounds once."""
+    counts = torch.zeros(x.shape[1], 256, dtype=torch.float64)
+    for chunk in x.split(1024):
+        for channel, found in enumerate(counts):
+            found += chunk[:, channel].flatten().bincount(minlength=256)
+    values = torch.arange(256, dtype=torch.float64) / 255
+    count = counts[0].sum()
+    mean = counts @ values / count
+    variance = (counts * (values - mean[:, None]) ** 2).sum(1) / (count - 1)
+    return mean.float(), torch.where(variance > 0, variance.sqrt(), 1).float()
 
 
 @dataclass(frozen=True)

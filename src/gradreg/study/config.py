@@ -26,7 +26,7 @@ class Data:
     """Which data set.
 
     Attributes:
-        name: "digits", "mnist", or the name of the user's own.
+        name: of a built-in data set (`gradreg.data.known.KNOWN`), or of the user's own.
         content: hash of the user's own data, by which workers find it; where it lies is no part of a run's meaning.
     """
 
@@ -125,10 +125,12 @@ class Protocol:
     Attributes:
         measure: "validation", or "test" for the test points as well; only runs of a selected configuration say "test".
         norm_points: how many test points the mean norm of the Jacobian is taken over: one backward pass per output.
+        top_k: measure also how often the label is among the k highest scores, as ``test_top5_accuracy`` for 5; 0: not.
     """
 
     measure: Measure = "test"
     norm_points: int = 500
+    top_k: int = 0
 
 
 @dataclass(frozen=True)
@@ -222,5 +224,6 @@ def out_of_range(run: Run) -> list[str]:
         ),
         ("schedule.until", schedule.until, 0 <= schedule.until <= schedule.steps, f"0 to {schedule.steps}"),
         ("protocol.norm_points", run.protocol.norm_points, run.protocol.norm_points >= 1, ">= 1"),
+        ("protocol.top_k", run.protocol.top_k, run.protocol.top_k == 0 or run.protocol.top_k >= 2, ">= 2, or 0"),
     )
     return [f"{path}={value}; expected {expected}" for path, value, right, expected in rules if not right]

@@ -102,6 +102,7 @@ class Arm:
         search: how hyper-parameters are chosen on the validation points; None where all are given.
         group: arms of one group are compared with each other, the first being the baseline.
         reported: the paper's number.
+        metric: which number of a final run's result is compared; a percentage, such as "test_top5_accuracy".
     """
 
     name: str
@@ -109,6 +110,7 @@ class Arm:
     search: Search | None = None
     group: str = ""
     reported: Reported | None = None
+    metric: str = "test_accuracy"
 
     @property
     def id(self) -> str:

@@ -110,6 +110,8 @@ class StackedTraining:
                     f"a stack got {first.run} at step {first.step} and {other.run} at step {other.step}; expected runs "
                     "at the same step that differ in nothing but seeds and penalty weights (all > 0, or all 0)."
                 )
+        if first.x.dtype == torch.uint8:
+            raise StackError(f"the training images are too many to be kept as numbers for each run; {ALONE}.")
         self.device = first.device
         self.x = torch.cat([member.training.x for member in members])
         self.y = torch.cat([member.training.y for member in members])

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
-from gradreg.study.config import Run
+from gradreg.study.config import Run, StudyError
 from gradreg.study.grid import Arm, Reported, Study, Values
 from gradreg.study.select import RULE
 from gradreg.study.statistics import Estimate, bonferroni, estimate, holm, paired
@@ -56,7 +56,7 @@ class Row:
         edges: paths whose selected value is the smallest or largest that was tried.
         tried: what the search tried.
         runs: the final runs, one per seed.
-        points: test accuracy in percent, by seed; None where the run is missing or failed.
+        points: the arm's metric, by default the test accuracy in percent, by seed; None where the run is missing or failed.
         failures: what went wrong, by seed, for the runs that failed; at seed None, what went wrong in tuning.
         accuracy: over the seeds that are there; None where there is none.
         difference: to the group's baseline, paired by seed, over the seeds that both have; None for the baseline.
@@ -206,8 +206,7 @@ def _group(study: Study, name: str, items: list[Found]) -> Group:
 
 
 def _row(item: Found, baseline: Found) -> Row:
-    points = tuple(None if r is None else float(r["test_accuracy"]) for r in item.results)
-    others = tuple(None if r is None else float(r["test_accuracy"]) for r in baseline.results)
+    points, others = _points(item), _points(baseline)
     known = [point for point in points if point is not None]
     cost = None
     if item.seconds_per_step is not None and baseline.seconds_per_step:
@@ -228,6 +227,17 @@ def _row(item: Found, baseline: Found) -> Row:
         cost=cost,
         curves=item.curves,
     )
+
+
+def _points(item: Found) -> tuple[float | None, ...]:
+    name = item.arm.metric
+    for result in item.results:
+        if result is not None and name not in result:
+            raise StudyError(
+                f"{item.arm.id} compares {name!r}, which its runs did not measure; expected one of "
+                f"{', '.join(key for key in result if key.startswith('test_'))}, or protocol.top_k=5 in its run."
+            )
+    return tuple(None if result is None else float(result[name]) for result in item.results)
 
 
 def _difference(points: Sequence[float | None], others: Sequence[float | None]) -> Estimate | None:

@@ -16,8 +16,10 @@ from torch.nn.functional import cross_entropy
 
 import gradreg as gr
 from gradreg import _random
+from gradreg.data.cifar import load_cifar10, load_cifar100
 from gradreg.data.dataset import Dataset
 from gradreg.data.digits import load_digits
+from gradreg.data.image_sets import load_cifar10_jpeg, load_tinyimagenet, load_tinyimagenet_sub100
 from gradreg.data.mnist import load_mnist
 from gradreg.data.own import load_pack
 from gradreg.data.splits import Split, split
@@ -26,7 +28,15 @@ from gradreg.study.networks import network
 from gradreg.study.source import code_hash
 from gradreg.study.suggest import unknown
 
-LOADERS = {"digits": load_digits, "mnist": load_mnist}
+LOADERS = {
+    "digits": load_digits,
+    "mnist": load_mnist,
+    "cifar10": load_cifar10,
+    "cifar10-jpeg": load_cifar10_jpeg,
+    "cifar100": load_cifar100,
+    "tinyimagenet": load_tinyimagenet,
+    "tinyimagenet-sub100": load_tinyimagenet_sub100,
+}
 
 # Every so many steps the loss is looked at; about so many of these looks are noted, and so many measure accuracy on at
 # most so many validation points. None of this changes what comes out.
@@ -110,7 +120,9 @@ class Training:
 
     def __init__(self, run: Run, parts: Split, classes: int, device: str = "cpu"):
         self.run, self.parts, self.device = run, parts, torch.device(device)
-        self.x, self.y = channels_last(parts.x.to(self.device)), parts.y.to(self.device)
+        self.x, self.y = parts.x.to(self.device), parts.y.to(self.device)
+        if self.x.dtype != torch.uint8:  # of which `inputs` lays out each batch, to have one copy of them all
+            self.x = channels_last(self.x)
         torch.manual_seed(_random.generator_for(run.seed, "initialization").initial_seed())
         self.model = build_model(run, tuple(parts.x.shape[1:]), classes).to(self.device)
         self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -128,13 +140,19 @@ class Training:
     def advance(self, chosen: Tensor) -> gr.Result:
         """One step on the examples at these positions."""
         chosen = self.share_of(chosen).to(self.device)
-        result = self.objective(self.called, self.x[chosen], self.y[chosen], generator=self.projections, step=self.step)
+        x, y = self.inputs(chosen), self.y[chosen]
+        result = self.objective(self.called, x, y, generator=self.projections, step=self.step)
         result.total.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.scheduler.step()
         self.step += 1
         return result
+
+    def inputs(self, chosen: Tensor) -> Tensor:
+        """The examples at these positions, as the network takes them."""
+        x = self.x[chosen]
+        return channels_last(self.parts.prepared(x)) if x.dtype == torch.uint8 else x
 
     def share_of(self, chosen: Tensor) -> Tensor:
         """Those positions of a batch that this process trains on."""
@@ -191,8 +209,8 @@ def train(
 
     Returns:
         ``validation_accuracy`` in percent, ``train_loss`` of the last steps, ``steps``, ``seconds``; where test points
-        are measured also ``test_accuracy`` in percent and ``jacobian_norm``, the mean of ||J_g||_F over the first test
-        points. And the training with its network, and with the state after the last step.
+        are measured also ``test_accuracy`` in percent (and ``test_top5_accuracy``, where `Protocol.top_k` is 5) and
+        ``jacobian_norm``, the mean of ||J_g||_F over the first test points. And the training with its network, and with the state after the last step.
 
     Raises:
         StudyError: the loss is not finite; names the step.
@@ -220,11 +238,15 @@ def measure(training: Training) -> dict[str, Any]:
         "steps": run.steps,
         "seconds": training.seconds,
         "train_loss": sum(loss for _, loss in training.recent) / len(training.recent),
-        "validation_accuracy": accuracy(model, parts.validation_x, parts.validation_y),
+        "validation_accuracy": accuracy(model, parts.validation_x, parts.validation_y, prepare=parts.prepared),
     }
     if parts.test_x is not None and parts.test_y is not None:
-        found["test_accuracy"] = accuracy(model, parts.test_x, parts.test_y)
-        points = parts.test_x[: run.protocol.norm_points].to(training.device)
+        found["test_accuracy"] = accuracy(model, parts.test_x, parts.test_y, prepare=parts.prepared)
+        if (top := run.protocol.top_k) > 1:
+            found[f"test_top{top}_accuracy"] = accuracy(
+                model, parts.test_x, parts.test_y, top=top, prepare=parts.prepared
+            )
+        points = parts.prepared(parts.test_x[: run.protocol.norm_points].to(training.device))
         found["jacobian_norm"] = gr.metrics.jacobian_norms(model, points).mean().item()
     return found
 
@@ -297,7 +319,7 @@ def look(training: Training, result: gr.Result, keeper: Keeper | None, marks: tu
     }
     if step in marks[1]:
         x, y = training.parts.validation_x[:CURVE_SIZE], training.parts.validation_y[:CURVE_SIZE]
-        line["validation_accuracy"] = accuracy(training.model, x, y)
+        line["validation_accuracy"] = accuracy(training.model, x, y, prepare=training.parts.prepared)
     keeper.note(line)
 
 
@@ -373,16 +395,33 @@ def build_scheduler(run: Run, optimizer: torch.optim.Optimizer) -> torch.optim.l
     return torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=schedule.factor)
 
 
-def accuracy(model: nn.Module, x: Tensor, y: Tensor, chunk: int = 1000) -> float:
-    """Percentage of right predictions, in evaluation mode; each module's own mode is put back."""
+def accuracy(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    chunk: int = 1000,
+    *,
+    top: int = 1,
+    prepare: Callable[[Tensor], Tensor] = lambda points: points,
+) -> float:
+    """Percentage of right predictions, in evaluation mode; each module's own mode is put back.
+
+    Args:
+        model: gives class scores.
+        x, y: points and labels.
+        chunk: points at once.
+        top: a prediction is right if the label is among so many of the highest scores.
+        prepare: makes points what the network takes.
+    """
     device = next((p.device for p in model.parameters()), x.device)
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
+    right = 0
     with torch.no_grad():
-        right = sum(
-            int((model(a.to(device)).argmax(1).cpu() == b).sum())
-            for a, b in zip(x.split(chunk), y.split(chunk), strict=True)
-        )
+        for a, b in zip(x.split(chunk), y.split(chunk), strict=True):
+            scores = model(prepare(a.to(device)))
+            highest = scores.argmax(1, keepdim=True) if top == 1 else scores.topk(min(top, scores.shape[1])).indices
+            right += int((highest.cpu() == b[:, None]).any(1).sum())
     for module, mode in modes:
         module.training = mode
     return 100 * right / len(y)

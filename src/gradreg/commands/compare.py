@@ -9,10 +9,19 @@ import tyro
 from rich.console import Console
 
 from gradreg.commands.common import Doing, do, positive, show
-from gradreg.studies import _own, digits, mnist
+from gradreg.studies import (
+    _own,
+    cifar10,
+    cifar10_jpeg,
+    cifar100,
+    digits,
+    mnist,
+    tinyimagenet,
+    tinyimagenet_sub100,
+)
 from gradreg.studies._methods import arms, methods
 from gradreg.study.config import Model, Run, StudyError
-from gradreg.study.files import Loaded, kept_studies
+from gradreg.study.files import Loaded, data_notes, kept_studies
 from gradreg.study.grid import Study
 from gradreg.study.own_data import check_apart, own_data
 from gradreg.study.source import code_hash
@@ -20,7 +29,15 @@ from gradreg.study.store import Store, write_atomically
 from gradreg.study.summary import Row, Summary
 from gradreg.study.verdict import better, call, gain, known
 
-BUILT_IN = {"digits": digits, "mnist": mnist}
+BUILT_IN = {
+    "digits": digits,
+    "mnist": mnist,
+    "cifar10": cifar10,
+    "cifar10-jpeg": cifar10_jpeg,
+    "cifar100": cifar100,
+    "tinyimagenet": tinyimagenet,
+    "tinyimagenet-sub100": tinyimagenet_sub100,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,14 +51,16 @@ class Compare(Doing):
     """
 
     data: tyro.conf.Positional[str]
-    """digits: scikit-learn's handwritten digits, no download. mnist: from $GRADREG_DATA, else downloaded. Or your own:
-    a folder with a folder of images per class (or train/, val/, test/ of these), a .zip of it, an .npz of X and y."""
+    """digits: scikit-learn's handwritten digits, no download. mnist, cifar10, cifar100, tinyimagenet: from
+    $GRADREG_DATA, else downloaded. cifar10-jpeg, tinyimagenet-sub100: copies that have to be there. Or your own: a
+    folder with a folder of images per class (or train/, val/, test/ of these), a .zip of it, an .npz of X and y."""
     model: str | None = None
     """Network: lenet5, small-cnn, convnet, resnet, mlp, or module:factory of your own. Default: by the data's shape."""
     image_size: int | None = None
     """Side of the squares that your own images are made to. Default: kept where all have one size of at most 64."""
     train_size: int | None = None
-    """Number of labelled training points. Default: 100 (digits), 2000 (mnist), else all that are left."""
+    """Number of labelled training points. Default: 100 (digits), 2000 (mnist, cifar10), 20000 (cifar100), 10000
+    (tinyimagenet), else all that are left."""
     seeds: int | None = None
     """Number of final runs of each method. Default: 10 (digits), else 5."""
     tuning_seeds: int | None = None
@@ -49,14 +68,15 @@ class Compare(Doing):
     unbalanced: bool = False
     """Draw --train-size points at random rather than the same number of each class."""
     steps: int | None = None
-    """Optimizer steps of a run. Default: 200 (digits), 2000 (mnist; the paper's protocol is 10000), else by size."""
+    """Optimizer steps of a run. Default: 200 (digits), 2000 (mnist, cifar, tinyimagenet; the paper has more), else by
+    size."""
     batch_size: int | None = None
     """Examples in a step. Default: 20 (digits), else 50, or less for few points."""
     learning_rate: float | None = None
     """Of Adam, at the start. Default: 0.003 (digits), 0.001 (mnist), else 0.001 for lenet5 and 0.003 for others."""
     methods: tuple[str, ...] = ()
     """Methods beside the baseline, by name: doubleback spectreg frobreg jacreg confidencepenalty; spectreg=0.03 fixes
-    the weight and skips its search. Default: all; on your own data those that cost the same for any number of
+    the weight and skips its search. Default: all for digits and mnist; else those that cost the same for any number of
     classes (not frobreg, jacreg)."""
 
 
@@ -134,12 +154,13 @@ def _built_in(options: Compare) -> Loaded:
     module = BUILT_IN[options.data]
     if options.image_size is not None:
         raise StudyError(f"--image-size is for your own images; {options.data} has one size.")
-    chosen = methods(options.methods, module.GRIDS)
+    chosen = methods(options.methods or getattr(module, "USUAL", ()), module.GRIDS)
     run: Run = module.RUN
     size = options.train_size or run.split.train_size
     split = replace(run.split, train_size=size, balanced=not options.unbalanced)
     run = _with(replace(run, split=split), options)
-    return Loaded(_with_seeds(replace(module.STUDY, arms=arms(run, chosen)), options))
+    study = _with_seeds(replace(module.STUDY, arms=arms(run, chosen)), options)
+    return Loaded(study, data_notes(study))
 
 
 def _own_study(options: Compare, store: Store, console: Console) -> Loaded:

@@ -6,12 +6,16 @@ from pathlib import Path
 
 import torch
 
+from gradreg import _random
 from gradreg.data.dataset import DataError, Dataset, data_directory
 from gradreg.data.decoded import decoded
 from gradreg.data.download import check_sum, download
 from gradreg.data.files import Files, opened
 from gradreg.data.images import read_images
 from gradreg.data.layout import find_layout
+
+# The shuffle of test images.
+_ORDER = 20180201
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,8 @@ def read_image_set(path: Path, known: ImageSet) -> Dataset:
         known: what the data set has.
 
     Returns:
-        Bytes (N, 3, side, side); val/ as the test set where there is no test/ with labels.
+        Bytes (N, 3, side, side); val/ as the test set where there is no test/ with labels. The test images are in the
+        order of a fixed shuffle.
 
     Raises:
         DataError: not a layout that is known; images broken, missing, too many or of another size; classes missing.
@@ -147,7 +152,9 @@ def read_image_set(path: Path, known: ImageSet) -> Dataset:
         raise DataError(f"{path} has images of {found}; expected {shape} for all. It is not {known.name}.")
     x, y = torch.from_numpy(pictures.x), torch.tensor([label for _, label in entries])
     size = len(layout.parts["train"])
-    return Dataset(known.name, x[:size], y[:size], layout.classes, x[size:], y[size:])
+    # Files lie by class; the first test points, which some measures are taken on, should be of all.
+    order = size + torch.randperm(len(y) - size, generator=_random.generator_for(_ORDER, f"{known.name}/test order"))
+    return Dataset(known.name, x[:size], y[:size], layout.classes, x[order], y[order])
 
 
 def _check_wnids(files: Files, path: Path) -> None:

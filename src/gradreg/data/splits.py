@@ -51,6 +51,7 @@ def split(
     seed: int,
     balanced: bool = True,
     with_test: bool = False,
+    test_points: int = 0,
 ) -> Split:
     """Draws a training subset; validation and test points are the same for every seed.
 
@@ -63,6 +64,7 @@ def split(
         seed: of the training subset.
         balanced: the same number of each class; else the first of a shuffle, as the paper's published scripts.
         with_test: whether to hand the test points out.
+        test_points: hand out so many of them, the first; 0: all.
 
     Raises:
         DataError: more points asked for than there are, or test points of a data set without any.
@@ -85,8 +87,9 @@ def split(
     if with_test:
         if data.test_x is None and test_size == 0:
             raise DataError(f"test_size=0, but {data.name} has no official test set; expected a number of test points.")
-        test_x = ready(data.x[parts.test] if data.test_x is None else data.test_x)
-        test_y = data.y[parts.test] if data.test_y is None else data.test_y
+        first = slice(test_points or None)
+        test_x = ready(data.x[parts.test[first]] if data.test_x is None else data.test_x[first])
+        test_y = data.y[parts.test[first]] if data.test_y is None else data.test_y[first]
     return Split(
         x=ready(x),
         y=data.y[parts.train],
@@ -135,8 +138,8 @@ def _moments_of_bytes(x: Tensor) -> tuple[Tensor, Tensor]:
     """From how often each of the 256 values is there, which takes no memory and rounds once."""
     counts = torch.zeros(x.shape[1], 256, dtype=torch.float64)
     for chunk in x.split(1024):
-        for channel, found in enumerate(counts):
-            found += chunk[:, channel].flatten().bincount(minlength=256)
+        for channel in range(x.shape[1]):
+            counts[channel] += chunk[:, channel].flatten().bincount(minlength=256)
     values = torch.arange(256, dtype=torch.float64) / 255
     count = counts[0].sum()
     mean = counts @ values / count

@@ -125,11 +125,13 @@ class Protocol:
     Attributes:
         measure: "validation", or "test" for the test points as well; only runs of a selected configuration say "test".
         norm_points: how many test points the mean norm of the Jacobian is taken over: one backward pass per output.
+        test_points: measure on so many of the test points, the first; 0: on all.
         top_k: measure also how often the label is among the k highest scores, as ``test_top5_accuracy`` for 5; 0: not.
     """
 
     measure: Measure = "test"
     norm_points: int = 500
+    test_points: int = 0
     top_k: int = 0
 
 
@@ -224,6 +226,7 @@ def out_of_range(run: Run) -> list[str]:
         ),
         ("schedule.until", schedule.until, 0 <= schedule.until <= schedule.steps, f"0 to {schedule.steps}"),
         ("protocol.norm_points", run.protocol.norm_points, run.protocol.norm_points >= 1, ">= 1"),
+        ("protocol.test_points", run.protocol.test_points, run.protocol.test_points >= 0, ">= 0"),
         ("protocol.top_k", run.protocol.top_k, run.protocol.top_k == 0 or run.protocol.top_k >= 2, ">= 2, or 0"),
     )
     return [f"{path}={value}; expected {expected}" for path, value, right, expected in rules if not right]

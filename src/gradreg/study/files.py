@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from gradreg.data.known import NOTES
 from gradreg.study.config import Model, Run, StudyError, out_of_range
 from gradreg.study.forms import DataForm, study_of
 from gradreg.study.grid import Grid, Range, Study, Tpe, kind, paths, put
@@ -102,7 +103,14 @@ def load_study(
     study = _chosen(_checked(overridden(study, overrides), reference), only)
     base = path.parent if path.suffix else Path()
     facts = {name: own_data(base / form.path, store, image_size=form.image_size) for name, form in data.items()}
-    return Loaded(_hashed(study, facts), (*notes, *(f"{n}: {note}" for n, f in facts.items() for note in f.notes)))
+    notes = (*notes, *(f"{n}: {note}" for n, f in facts.items() for note in f.notes))
+    return Loaded(_hashed(study, facts), tuple(dict.fromkeys((*notes, *data_notes(study)))))
+
+
+def data_notes(study: Study) -> tuple[str, ...]:
+    """What has to be said beside numbers from the built-in data sets of a study."""
+    names = dict.fromkeys(arm.run.data.name for arm in study.arms if not arm.run.data.content)
+    return tuple(NOTES[name] for name in names if name in NOTES)
 
 
 def names() -> list[str]:

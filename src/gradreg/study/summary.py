@@ -56,7 +56,8 @@ class Row:
         edges: paths whose selected value is the smallest or largest that was tried.
         tried: what the search tried.
         runs: the final runs, one per seed.
-        points: the arm's metric, by default the test accuracy in percent, by seed; None where the run is missing or failed.
+        points: test accuracy in percent (or what else `Arm.metric` says), by seed; None where the run is missing or
+            failed.
         failures: what went wrong, by seed, for the runs that failed; at seed None, what went wrong in tuning.
         accuracy: over the seeds that are there; None where there is none.
         difference: to the group's baseline, paired by seed, over the seeds that both have; None for the baseline.

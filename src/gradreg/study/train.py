@@ -16,27 +16,14 @@ from torch.nn.functional import cross_entropy
 
 import gradreg as gr
 from gradreg import _random
-from gradreg.data.cifar import load_cifar10, load_cifar100
 from gradreg.data.dataset import Dataset
-from gradreg.data.digits import load_digits
-from gradreg.data.image_sets import load_cifar10_jpeg, load_tinyimagenet, load_tinyimagenet_sub100
-from gradreg.data.mnist import load_mnist
+from gradreg.data.loaders import LOADERS
 from gradreg.data.own import load_pack
 from gradreg.data.splits import Split, split
 from gradreg.study.config import Penalty, Run, StudyError
 from gradreg.study.networks import network
 from gradreg.study.source import code_hash
 from gradreg.study.suggest import unknown
-
-LOADERS = {
-    "digits": load_digits,
-    "mnist": load_mnist,
-    "cifar10": load_cifar10,
-    "cifar10-jpeg": load_cifar10_jpeg,
-    "cifar100": load_cifar100,
-    "tinyimagenet": load_tinyimagenet,
-    "tinyimagenet-sub100": load_tinyimagenet_sub100,
-}
 
 # Every so many steps the loss is looked at; about so many of these looks are noted, and so many measure accuracy on at
 # most so many validation points. None of this changes what comes out.
@@ -103,6 +90,7 @@ def divide(run: Run, data: Dataset) -> Split:
         seed=run.seed,
         balanced=run.split.balanced,
         with_test=run.protocol.measure == "test",
+        test_points=run.protocol.test_points,
     )
 
 
@@ -210,7 +198,8 @@ def train(
     Returns:
         ``validation_accuracy`` in percent, ``train_loss`` of the last steps, ``steps``, ``seconds``; where test points
         are measured also ``test_accuracy`` in percent (and ``test_top5_accuracy``, where `Protocol.top_k` is 5) and
-        ``jacobian_norm``, the mean of ||J_g||_F over the first test points. And the training with its network, and with the state after the last step.
+        ``jacobian_norm``, the mean of ||J_g||_F over the first test points. And the training with its network, and
+        with the state after the last step.
 
     Raises:
         StudyError: the loss is not finite; names the step.

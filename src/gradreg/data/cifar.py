@@ -297,8 +297,9 @@ def _archive(path: Path, wanted: dict[str, Release]) -> Iterator[tuple[str, byte
     except FileNotFoundError as error:
         raise DataError(f"{path} is not there.") from error
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        why = (str(error).splitlines() or [""])[0]
         raise DataError(
-            f"{path} cannot be read as an archive: it is damaged or not whole ({type(error).__name__}: {error}). "
+            f"{path} cannot be read as an archive: it is damaged or not whole ({type(error).__name__}: {why}). "
             "Copy or download it again."
         ) from error
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from gradreg.data import splits as module
 from gradreg.data.dataset import DataError, Dataset
-from gradreg.data.splits import Indices, Split, indices, split
+from gradreg.data.splits import Indices, Split, indices, moments, scaled, split, standardized
 
 SEEDS = range(5)
 SIZES: dict[str, Any] = {"train_size": 40, "validation_size": 50, "test_size": 60}
@@ -382,3 +383,96 @@ def test_test_points_of_a_data_set_without_any_are_refused() -> None:
     with pytest.raises(DataError, match=r"^test_size=0, but toy has no official test set; expected a number of test"):
         split(toy(), train_size=20, validation_size=50, test_size=0, seed=0, with_test=True)
     assert split(toy(), train_size=20, validation_size=50, test_size=0, seed=0).test_x is None
+
+
+# --- images that are kept as bytes ------------------------------------------------------------------------------------
+
+
+def photos(images: int = 300) -> Dataset:
+    """Bytes of three channels with means and spreads of their own."""
+    g = torch.Generator().manual_seed(7)
+    x = torch.randint(0, 256, (images, 3, 4, 5), generator=g)
+    x = (x * torch.tensor([1.0, 0.5, 0.1]).reshape(3, 1, 1) + torch.tensor([0, 20, 200]).reshape(3, 1, 1)).clamp(0, 255)
+    y = torch.arange(images)[torch.randperm(images, generator=g)] % 10
+    return Dataset("photos", x.byte(), y, tuple("abcdefghij"))
+
+
+def parts_of(found: Split) -> list[Tensor]:
+    assert found.test_x is not None
+    return [found.x, found.validation_x, found.test_x]
+
+
+def test_many_images_stay_bytes_and_come_out_as_few_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = split(photos(), **SIZES, seed=3, with_test=True)
+    assert {part.dtype for part in parts_of(few)} == {torch.float32}
+    assert all(few.prepared(part) is part for part in parts_of(few))
+    monkeypatch.setattr(module, "LARGE", 4 * 45 * 60)  # more than the 40 training images have, less than the others
+    mixed = split(photos(), **SIZES, seed=3, with_test=True)
+    assert [part.dtype for part in parts_of(mixed)] == [torch.float32, torch.uint8, torch.uint8]
+    assert torch.equal(mixed.mean, few.mean)
+    for part, expected in zip(parts_of(mixed), parts_of(few), strict=True):
+        assert torch.equal(mixed.prepared(part), expected)
+        assert torch.equal(mixed.prepared(part[7:9]), expected[7:9])
+    monkeypatch.setattr(module, "LARGE", 0)
+    many = split(photos(), **SIZES, seed=3, with_test=True)
+    assert {part.dtype for part in parts_of(many)} == {torch.uint8}
+    torch.testing.assert_close(many.mean, few.mean, rtol=1e-6, atol=0)
+    torch.testing.assert_close(many.std, few.std, rtol=1e-6, atol=0)
+    for part, expected in zip(parts_of(many), parts_of(few), strict=True):
+        torch.testing.assert_close(many.prepared(part), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_channels_are_standardized_by_the_training_images_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for large in (2**28, 0):
+        monkeypatch.setattr(module, "LARGE", large)
+        data = photos()
+        found = split(data, **SIZES, seed=3, with_test=True)
+        x = found.prepared(found.x)
+        torch.testing.assert_close(x.mean((0, 2, 3)), torch.zeros(3), rtol=0, atol=1e-5)
+        torch.testing.assert_close(x.std((0, 2, 3)), torch.ones(3), rtol=1e-5, atol=0)
+        chosen = indices(data, **SIZES, seed=3).train
+        spoiled = data.x.clone()
+        spoiled[torch.ones(300, dtype=torch.bool).index_fill_(0, chosen, False)] = 255
+        again = split(replace(data, x=spoiled), **SIZES, seed=3)
+        assert torch.equal(again.mean, found.mean)
+        assert torch.equal(again.std, found.std)
+        assert torch.equal(again.x, found.x)
+
+
+def test_moments_of_bytes_are_those_of_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = photos(3000).x
+    exact = (x.double() / 255).transpose(0, 1).flatten(1)
+    monkeypatch.setattr(module, "LARGE", 0)
+    mean, std = moments(x)
+    torch.testing.assert_close(mean, exact.mean(1).float(), rtol=2e-7, atol=0)
+    torch.testing.assert_close(std, exact.std(1).float(), rtol=2e-7, atol=0)
+    mean, std = moments(torch.full((4, 2, 3, 3), 51, dtype=torch.uint8))
+    torch.testing.assert_close(mean, torch.tensor([0.2, 0.2]))
+    assert std.tolist() == [1, 1]
+    mean, std = moments(torch.full((1, 2), 51, dtype=torch.uint8))
+    torch.testing.assert_close(mean, torch.tensor([0.2, 0.2]))
+    assert std.tolist() == [1, 1]
+
+
+def test_standardized_is_what_it_says() -> None:
+    x = photos(5).x
+    mean, std = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([1.0, 2.0, 3.0])
+    found = standardized(x, mean, std)
+    assert found[4, 1, 2, 3] == (scaled(x)[4, 1, 2, 3] - mean[1]) / std[1]
+    assert standardized(torch.tensor([[1.0, 2.0]]), torch.tensor([0.5, 1.0]), torch.tensor([2.0, 4.0])).tolist() == [
+        [0.25, 0.25]
+    ]
+
+
+@pytest.mark.parametrize("official", [False, True])
+def test_the_first_test_points_are_handed_out_where_so_many_are_asked_for(official: bool) -> None:
+    data = with_official_test(toy()) if official else toy()
+    whole = split(data, **SIZES, seed=1, with_test=True)
+    some = split(data, **SIZES, seed=1, with_test=True, test_points=7)
+    assert whole.test_x is not None
+    assert whole.test_y is not None
+    assert some.test_x is not None
+    assert some.test_y is not None
+    assert torch.equal(some.test_x, whole.test_x[:7])
+    assert torch.equal(some.test_y, whole.test_y[:7])
+    assert torch.equal(some.x, whole.x)

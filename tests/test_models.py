@@ -256,15 +256,19 @@ def test_resnet_18_divides_the_sides_of_64_by_4_and_then_halves_them() -> None:
 
 
 def test_a_projected_block_of_zero_residual_is_its_normalized_projection() -> None:
-    block = ResNet18(width=2).blocks[2].eval()
+    block, same = ResNet18(width=2).eval().blocks[2], ResNet18(width=2).eval().blocks[1]
+    assert isinstance(block, models._ProjectedBlock)
+    assert isinstance(same, models._ProjectedBlock)
+    assert isinstance(block.projection, nn.Sequential)
     with torch.no_grad():
         for p in block.residual.parameters():
             p.zero_()
     x = torch.rand(3, 2, 6, 6)
     convolution, norm = block.projection
+    assert isinstance(convolution, nn.Conv2d)
+    assert isinstance(norm, nn.BatchNorm2d)
     expected = torch.einsum("oi,bihw->bohw", convolution.weight[:, :, 0, 0], x[:, :, ::2, ::2])
     torch.testing.assert_close(block(x), torch.relu(expected / (1 + norm.eps) ** 0.5))
-    same = ResNet18(width=2).blocks[1].eval()
     with torch.no_grad():
         for p in same.residual.parameters():
             p.zero_()

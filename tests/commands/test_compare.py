@@ -205,7 +205,7 @@ def test_sizes_that_do_not_fit_are_told_before_anything_runs(tmp_path: Path) -> 
 
 def test_data_that_is_not_there_is_told(tmp_path: Path) -> None:
     assert message("compare", "letters", "--store", tmp_path).startswith(
-        "error: there is no data set 'letters': expected digits, mnist, or the path of your own folder"
+        "error: there is no data set 'letters': expected digits, mnist, cifar10, cifar10-jpeg, cifar100, "
     )
     assert "none.zip" in message("compare", tmp_path / "none.zip", "--store", tmp_path)
 

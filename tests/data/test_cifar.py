@@ -29,8 +29,9 @@ class Python2(pickle._Pickler):
     dispatch: ClassVar[dict[type, Any]] = dict(pickle._Pickler.dispatch)
 
     def save_bytes(self, value: bytes) -> None:
-        self.write(b"T" + len(value).to_bytes(4, "little") + value)
-        self.memoize(value)
+        writer: Any = self  # which type checkers know as the C one, that has neither
+        writer.write(b"T" + len(value).to_bytes(4, "little") + value)
+        writer.memoize(value)
 
     dispatch[bytes] = save_bytes
 

@@ -59,6 +59,8 @@ CHANGES: dict[str, Any] = {
     "seed": 8,
     "protocol.measure": "validation",
     "protocol.norm_points": 100,
+    "protocol.test_points": 100,
+    "protocol.top_k": 5,
 }
 
 
@@ -151,7 +153,7 @@ def test_steps_are_those_that_are_taken() -> None:
 def test_run_as_plain_data_holds_every_field() -> None:
     found = json.loads(json.dumps(RUN.as_dict()))
     assert found["penalties"] == [{"preset": "SpectReg", "weight": 0.03, "options": []}]
-    assert found["protocol"] == {"measure": "test", "norm_points": 500}
+    assert found["protocol"] == {"measure": "test", "norm_points": 500, "test_points": 0, "top_k": 0}
     assert set(found) == {field.name for field in fields(Run)}
 
 

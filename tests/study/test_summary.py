@@ -1,12 +1,14 @@
 """Summaries of results made by hand: what is missing, differences paired by seed, corrections, edges."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from scipy import stats
 from summaries_for_tests import WEIGHTS, arm, found, study, summary
 
+from gradreg.study.config import StudyError
 from gradreg.study.grid import Values
 from gradreg.study.select import RULE
 from gradreg.study.statistics import Estimate
@@ -191,3 +193,20 @@ def test_summary_carries_what_it_was_given() -> None:
 
 def test_nan_is_not_known() -> None:
     assert [is_known(value) for value in (None, math.nan, 0.0, math.inf)] == [False, False, True, True]
+
+
+def test_an_arm_may_compare_another_number_of_its_results() -> None:
+    asked = [replace(arm(name, given=True), metric="test_top5_accuracy") for name in ("Baseline", "SpectReg")]
+    items = [found(one, [50.0, 60.0]) for one in asked]
+    with pytest.raises(StudyError, match=r"Baseline compares 'test_top5_accuracy', which its runs did not measure"):
+        summarize(study(asked, 2), items, command="")
+    measured = [
+        replace(
+            item, results=tuple({**(r or {}), "test_top5_accuracy": 80.0 + i + j} for j, r in enumerate(item.results))
+        )
+        for i, item in enumerate(items)
+    ]
+    baseline, spectreg = summarize(study(asked, 2), measured, command="").rows
+    assert baseline.points == (80.0, 81.0)
+    assert spectreg.points == (81.0, 82.0)
+    assert estimated(spectreg.difference).mean == 1.0

@@ -403,3 +403,65 @@ def test_accuracy_is_the_percentage_of_right_answers_in_any_chunks_and_without_d
     for chunk in (1000, 7, 40):
         assert accuracy(model, x, y, chunk=chunk) == pytest.approx(100 * 31 / 40)
     assert model.training
+
+
+def test_a_label_among_the_highest_scores_is_right_where_so_many_are_asked_for() -> None:
+    model = torch.nn.Identity()
+    scores = torch.tensor([[5.0, 4.0, 3.0, 2.0, 1.0, 0.0]]).expand(6, -1)
+    labels = torch.arange(6)
+    for top in range(1, 7):
+        assert accuracy(model, scores, labels, chunk=4, top=top) == pytest.approx(100 * top / 6)
+    assert accuracy(model, scores, labels, top=9) == 100
+    assert accuracy(model, scores, labels, prepare=torch.neg, top=2) == pytest.approx(100 * 2 / 6)
+
+
+# --- what is measured, and images that stay bytes ---------------------------------------------------------------------
+
+
+def test_top_k_accuracy_is_measured_beside_the_accuracy_and_changes_no_key_where_it_is_not() -> None:
+    run = put(BASELINE, {"protocol.measure": "test"})
+    asked = put(run, {"protocol.top_k": 3, "protocol.test_points": 100})
+    plain, found = measured(run), measured(asked)
+    assert set(found) == {*plain, "test_top3_accuracy"}
+    assert 100 >= found["test_top3_accuracy"] > found["test_accuracy"] > 0
+    assert found["test_accuracy"] == float(round(found["test_accuracy"]))  # of a hundred points
+    assert plain["validation_accuracy"] == found["validation_accuracy"]
+    assert put(run, {"protocol.top_k": 0, "protocol.test_points": 0}).key == run.key
+    assert asked.key != run.key
+
+
+def photos() -> Dataset:
+    """Random bytes of 8 x 8, with a test set of their own."""
+    g = Generator().manual_seed(5)
+    x, test_x = (torch.randint(0, 256, (n, 1, 8, 8), generator=g).byte() for n in (300, 80))
+    return Dataset(
+        "photos", x, torch.arange(300) % 10, tuple("0123456789"), test_x=test_x, test_y=torch.arange(80) % 10
+    )
+
+
+@pytest.mark.parametrize("penalized", [False, True])
+def test_images_that_stay_bytes_train_the_same_network_bit_for_bit(
+    monkeypatch: pytest.MonkeyPatch, penalized: bool
+) -> None:
+    from gradreg.data import splits
+
+    run = replace(SPECTREG if penalized else BASELINE, data=Data("photos"), split=Split(100, 60))
+    run = put(run, {"protocol.measure": "test"})
+    usual = measured(run, photos())
+    moments = splits.moments
+    monkeypatch.setattr(splits, "LARGE", 0)
+    monkeypatch.setattr(splits, "moments", lambda x: moments(x.float() / 255))  # which round otherwise for many images
+    result, training = train(run, photos())
+    assert training.x.dtype == torch.uint8
+    assert numbers(result) == usual
+
+
+def test_many_images_are_not_stacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gradreg.data import splits
+    from gradreg.study.stacked import train_stacked
+    from gradreg.study.stacked_model import StackError
+
+    monkeypatch.setattr(splits, "LARGE", 0)
+    run = replace(BASELINE, data=Data("photos"), split=Split(100, 60))
+    with pytest.raises(StackError, match="the training images are too many to be kept as numbers for each run; train"):
+        train_stacked([run, replace(run, seed=1)], photos())

@@ -30,7 +30,8 @@ ARM_COLUMNS = (
     "paper_mean",
     "paper_sd",
 )
-RUN_COLUMNS = ("group", "arm", "seed", "key", "test_accuracy", "jacobian_norm")
+# The metric says which accuracy it is: of arms that compare another, such as "test_top5_accuracy".
+RUN_COLUMNS = ("group", "arm", "seed", "key", "test_accuracy", "jacobian_norm", "metric")
 # What LaTeX takes for commands.
 ESCAPES = {
     "\\": r"\textbackslash{}",
@@ -76,7 +77,7 @@ def csv_runs(summary: Summary) -> str:
     return _csv(
         RUN_COLUMNS,
         (
-            [group.name, row.arm.name, run.seed, run.key, point, norm]
+            [group.name, row.arm.name, run.seed, run.key, point, norm, row.arm.metric]
             for group in summary.groups
             for row in group.rows
             for run, point, norm in zip(row.runs, row.points, row.norms, strict=True)

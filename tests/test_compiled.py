@@ -110,7 +110,21 @@ def test_projections_from_the_global_random_state_are_the_same(engine: gr.Engine
 def test_a_hundred_steps_of_lenet_with_dropout(backend: str, own: bool) -> None:
     """In float32 with Adam at 0.001: 1e-4 of the parameters, whose order of sums is another in compiled code."""
     data = [(torch.randn(5, 1, 28, 28), torch.randint(10, (5,))) for _ in range(100)]
-    model = LeNet5()
+    _compare_lenet5(data, backend, own)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
+@pytest.mark.parametrize("own", [False, True])
+def test_100_compiled_steps_on_a_gpu_are_100_ordinary_ones(own: bool) -> None:
+    """As CUDA graphs, by inductor, with dropout's masks and the projections of ordinary steps."""
+    torch.manual_seed(1)
+    data = [(torch.randn(5, 1, 28, 28).cuda(), torch.randint(10, (5,)).cuda()) for _ in range(100)]
+    with torch.backends.cudnn.flags(deterministic=True, allow_tf32=False):
+        _compare_lenet5(data, "inductor", own)
+
+
+def _compare_lenet5(data: list[tuple[Tensor, Tensor]], backend: str, own: bool) -> None:
+    model = LeNet5().to(data[0][0].device)
     other = copy.deepcopy(model)
     objective = gr.Objective(cross_entropy, gr.SpectReg(0.03))
     compiled = gr.CompiledObjective(objective, other, backend=backend, fallback=False)

@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Generator, Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.functional import cross_entropy, mse_loss
 
 import gradreg as gr
+from gradreg._traced import _allow_other_layouts
 from gradreg.models import LeNet5
 
 ENGINES = [gr.DoubleBackward(), gr.ForwardMode(), gr.FiniteDifference(central=True)]
@@ -413,3 +415,23 @@ def test_bad_arguments_say_what_to_write() -> None:
     step = gr.CompiledObjective(objective, model, backend="eager")
     with pytest.raises(ValueError, match=r"input that requires grad \(x\).* x.detach\(\)"):
         step(x.requires_grad_(), y)
+
+
+def test_graph_runs_in_other_layouts_than_it_was_traced_in() -> None:
+    graph = make_fx(lambda x: x.view(6) * 2)(torch.zeros(2, 3))
+    x = torch.arange(6.0).reshape(3, 2).t()
+    with pytest.raises(RuntimeError, match="view"):
+        graph(x)
+    _allow_other_layouts(graph)
+    assert torch.equal(graph(x), x.reshape(6) * 2)
+
+
+def test_view_that_is_written_to_stays_one() -> None:
+    def write(x: Tensor) -> Tensor:
+        x.view(6).mul_(2)
+        return x
+
+    graph = make_fx(write)(torch.zeros(2, 3))
+    _allow_other_layouts(graph)
+    assert torch.ops.aten.view.default in {node.target for node in graph.graph.nodes}
+    assert torch.equal(graph(torch.ones(2, 3)), torch.full((2, 3), 2.0))

@@ -239,7 +239,8 @@ class RandomState:
             with self.used():
                 yield
             return
-        shared = torch.cuda.default_generators[self.gpu.device.index]
+        index = self.gpu.device.index
+        shared = torch.cuda.default_generators[torch.cuda.current_device() if index is None else index]
         before = shared.graphsafe_get_state()
         shared.graphsafe_set_state(self.gpu)
         try:

@@ -24,6 +24,16 @@ Shape = tuple[int, ...]
 # By name: what it is made by, which inputs it fits, and these in words.
 BUILT_IN: dict[str, tuple[Callable[[Shape, int], nn.Module], Callable[[Shape], bool], str]] = {
     "lenet5": (lambda shape, classes: LeNet5(classes=classes), lambda shape: shape == (1, 28, 28), "(1, 28, 28)"),
+    "lenet5-batchnorm": (
+        lambda shape, classes: LeNet5("batchnorm", classes=classes),
+        lambda shape: shape == (1, 28, 28),
+        "(1, 28, 28)",
+    ),
+    "lenet5-plain": (
+        lambda shape, classes: LeNet5("none", classes=classes),
+        lambda shape: shape == (1, 28, 28),
+        "(1, 28, 28)",
+    ),
     "small-cnn": (lambda shape, classes: SmallCNN(classes=classes), lambda shape: shape == (1, 8, 8), "(1, 8, 8)"),
     "convnet": (
         lambda shape, classes: ConvNet(shape[0], (shape[1], shape[2]), classes),
@@ -49,7 +59,8 @@ def network(name: str, shape: Shape, classes: int) -> nn.Module:
     """Makes a network, with weights drawn from torch's global generator.
 
     Args:
-        name: "lenet5", "small-cnn", "convnet", "resnet", "mlp"; or ``module:factory``, as in ``mynet:build`` or
+        name: "lenet5" (with dropout), "lenet5-batchnorm", "lenet5-plain" (neither), "small-cnn", "convnet", "resnet",
+            "mlp"; or ``module:factory``, as in ``mynet:build`` or
             ``nets/mynet.py:Net``: a function or a class that gives a network. It is called with those of ``classes``,
             ``shape``, ``channels``, ``size`` and ``features`` that it names (with ``**kwargs`` also ``classes`` and
             ``shape``).

@@ -224,4 +224,10 @@ def test_wrong_values_are_all_named(words: list[str], expected: str, tmp_path: P
 def test_only_keeps_what_is_named_and_the_baseline(store: Store) -> None:
     kept = load_study("digits", store, only=["*REG"]).study
     assert [arm.name for arm in kept.arms] == ["Baseline", "SpectReg", "FrobReg", "JacReg"]
+    groups = load_study("figure1", store, only=["training points 500/*", "training points 2000/spect*"]).study.groups()
+    assert {group: [arm.name for arm in arms] for group, arms in groups.items()} == {
+        "training points 500": ["Baseline", "DoubleBack", "SpectReg", "JacReg", "ConfidencePenalty"],
+        "training points 2000": ["Baseline", "SpectReg"],
+    }
+    assert len(load_study("figure1", store, only=["SpectReg"]).study.groups()) == 9
     assert "--only: 'SpectRag' is not known; did you mean 'SpectReg'?" in mistake("digits", store, only=["SpectRag"])

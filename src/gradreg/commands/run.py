@@ -22,7 +22,7 @@ class Which:
     set: tuple[str, ...] = ()
     """Values to put in: seeds=3 schedule.steps=100 optimizer.learning_rate=0.001."""
     only: tuple[str, ...] = ()
-    """Arms to keep, by name or pattern; baselines stay."""
+    """Arms to keep, by name, group/name or pattern ("training points 500/*"); baselines of their groups stay."""
     scale: str | None = None
     """For studies that come in several sizes: smoke, quick, paper."""
     protocol: str | None = None

@@ -19,7 +19,7 @@ from typing import Any
 
 from gradreg.study.config import Model, Run, StudyError, out_of_range
 from gradreg.study.forms import DataForm, study_of
-from gradreg.study.grid import Grid, Range, Study, Tpe, kind, paths, put
+from gradreg.study.grid import Arm, Grid, Range, Study, Tpe, kind, paths, put
 from gradreg.study.own_data import Facts, own_data, with_content
 from gradreg.study.source import code_hash
 from gradreg.study.store import Store, write_atomically
@@ -69,7 +69,7 @@ def load_study(
         scale: handed to a study that is a function of it, such as "paper", "quick" or "smoke".
         protocol: likewise, "paper" or "scripts": the paper's text, or what its published scripts do.
         overrides: "path=value", of the study ("seeds=3") or of every run that has the path ("schedule.steps=100").
-        only: patterns of arm names to keep; the baseline of each group stays.
+        only: patterns of arms to keep, by their names or by "group/name"; the baselines of their groups stay.
         kept: take the study as it was last run, where the store has one of that name and nothing is put in.
 
     Raises:
@@ -289,13 +289,17 @@ def _plain(value: Any) -> Any:
 def _chosen(study: Study, only: Sequence[str]) -> Study:
     if not only:
         return study
-    known = list(dict.fromkeys(arm.name for arm in study.arms))
-    wrong = [unknown(p, known) for p in only if not any(fnmatch(name.lower(), p.lower()) for name in known)]
+
+    def names(arm: Arm, pattern: str) -> bool:
+        return any(fnmatch(name.lower(), pattern.lower()) for name in (arm.name, arm.id))
+
+    known = list(dict.fromkeys([*(arm.name for arm in study.arms), *(arm.id for arm in study.arms)]))
+    wrong = [unknown(pattern, known) for pattern in only if not any(names(arm, pattern) for arm in study.arms)]
     if wrong:
         raise StudyError("--only: " + "; ".join(wrong))
-    baselines = {group[0].id for group in study.groups().values()}
-    arms = [a for a in study.arms if a.id in baselines or any(fnmatch(a.name.lower(), p.lower()) for p in only)]
-    return replace(study, arms=tuple(arms))
+    kept = [arm for arm in study.arms if any(names(arm, pattern) for pattern in only)]
+    baselines = {arms[0].id for group, arms in study.groups().items() if any(arm.group == group for arm in kept)}
+    return replace(study, arms=tuple(arm for arm in study.arms if arm in kept or arm.id in baselines))
 
 
 def _hashed(study: Study, facts: dict[str, Facts]) -> Study:

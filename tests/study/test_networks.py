@@ -52,6 +52,7 @@ FLAT = "nn.Sequential(nn.Flatten(), nn.Linear({}, {}))"
     [
         ("lenet5", (1, 28, 28), LeNet5),
         ("lenet5-batchnorm", (1, 28, 28), LeNet5),
+        ("lenet5-batch-statistics", (1, 28, 28), LeNet5),
         ("lenet5-plain", (1, 28, 28), LeNet5),
         ("small-cnn", (1, 8, 8), SmallCNN),
         ("convnet", (3, 32, 32), ConvNet),
@@ -70,7 +71,12 @@ def test_built_in_networks_fit_their_shapes(name: str, shape: tuple[int, ...], k
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("lenet5", [nn.Dropout]), ("lenet5-batchnorm", [nn.BatchNorm1d]), ("lenet5-plain", [])],
+    [
+        ("lenet5", [nn.Dropout]),
+        ("lenet5-batchnorm", [nn.BatchNorm1d]),
+        ("lenet5-batch-statistics", [nn.BatchNorm1d]),
+        ("lenet5-plain", []),
+    ],
 )
 def test_lenets_differ_in_what_stands_behind_the_layer_of_84(name: str, expected: list[type[nn.Module]]) -> None:
     model = network(name, (1, 28, 28), 10)

@@ -7,13 +7,14 @@ half the squared norm of weight matrices and filters, within the loss. Training 
 class, SpectReg draws a row for each example.
 
 "scripts" is what the published scripts do where they differ: training subsets are the first of a shuffle, whatever
-their classes, and SpectReg draws one row for the whole batch.
+their classes; SpectReg draws one row for the whole batch; batch normalization normalizes by the batch at test time too
+(here over 1000 test points at a time; how many the scripts take at once is not known).
 
 In both, the paper's weights of the confidence penalty, which the scripts sum over a batch of 50, are multiplied by 50,
 since ours is a mean; and final runs are measured on the official test set, weights are chosen on 10000 points of the
-training set. Three things that the scripts do are not repeated: they tune on the official test set and report on the
-last 10000 training images; SpectReg has a forward pass of its own there, with another dropout mask; batch normalization
-normalizes by the batch at test time too.
+training set. Two things that the scripts do are not repeated: they tune on the official test set and report on the last
+10000 training images; and SpectReg has a forward pass of its own there, with another dropout mask, where ours shares
+that of the loss.
 """
 
 from dataclasses import replace

@@ -50,6 +50,8 @@ def study(scale: str = "paper", protocol: str = "paper") -> Study:
 
 def _arms(group: str, asked: Asked) -> tuple[Arm, ...]:
     network, baseline, (spectreg, with_spectreg), (doubleback, with_doubleback) = NETWORKS[group]
+    if asked.is_scripts and network == "lenet5-batchnorm":
+        network = "lenet5-batch-statistics"  # by the batch at test time too
     steps, _ = _mnist.SIZES[asked.scale]
     penalties = {
         "Baseline": ((), baseline),

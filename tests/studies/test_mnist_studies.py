@@ -363,3 +363,17 @@ def test_labels_that_are_read_too_early_are_seen(tmp_path: Path) -> None:
     answer = work(Task(early, tmp_path))
     assert answer.state == "failed"
     assert "test labels were read before selection" in answer.error
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_page_has_the_command_and_the_number_of_runs(name: str, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reproduction.md").read_text()
+    assert f"    gradreg run {name}\n" in page
+    study = built(name)
+    final = {run for arm in study.arms for run in final_runs(arm, (), study.seeds)}
+    tuning = {run for arm in study.arms for run in tuning_runs(arm, study, Store(tmp_path))}
+    kinds = {stack_kind(run) for run in final | tuning}
+    assert f"| {name} | {len(final)} | {len(tuning)} | {len(kinds)} |" in page

@@ -53,7 +53,8 @@ def study(scale: str = "paper", protocol: str = "paper") -> Study:
         arms=tuple(arm for half in HALVES for arm in _arms(half, asked)),
         seeds=_mnist.SIZES[asked.scale][1],
         about="What SpectReg adds to weight decay, and in its place: the rows of small MNIST in the paper's table 1. "
-        "The paper finds that on MNIST it gains more than weight decay does, and that they add up. " + _mnist.READINGS,
+        "The paper finds that on MNIST it gains more than weight decay does, and gains beside it too. "
+        + _mnist.READINGS,
     )
 
 

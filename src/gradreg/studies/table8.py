@@ -19,7 +19,7 @@ WEIGHTS: dict[str, tuple[float, ...]] = {
 # tried is not printed.
 _DECADES = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 GRIDS: dict[str, tuple[float, ...]] = {
-    "DoubleBack": (0.0003, 0.003, 0.03, 0.3, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0),
+    "DoubleBack": (0.0003, 0.01, 0.1, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0),
     "SpectReg": _DECADES,
     "JacReg": _DECADES,
     "ConfidencePenalty": _DECADES,

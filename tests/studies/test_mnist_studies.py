@@ -174,6 +174,7 @@ def test_paper_scale_is_the_papers_protocol(name: str, protocol: str) -> None:
         assert all(not penalty.options for penalty in run.penalties if penalty.preset != "SpectReg")
     assert "0.1 cannot be meant" in study.about
     assert "50 times the paper's" in study.about
+    assert ("the first of a shuffle" in study.about) == (protocol == "scripts")
 
 
 @pytest.mark.parametrize("name", NAMES)

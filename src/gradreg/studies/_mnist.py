@@ -39,11 +39,18 @@ CONFIDENCE = Reported(97.57, 0.15)
 JACREG = Reported(97.63, 0.15)
 FROBREG = Reported(97.76, 0.13)
 
-READINGS = (
+_BOTH = (
     "Adam with learning rate 0.001 (the printed 0.1 cannot be meant), a tenth of it after 50 % and 75 % of the steps, "
     "batches of 50, weight decay within the loss on weight matrices and filters. Weights of the confidence penalty are "
     "50 times the paper's, which multiply a sum over the batch."
 )
+
+
+def reading(asked: Asked) -> str:
+    """How networks are trained, for the report."""
+    if asked.is_scripts:
+        return f"{_BOTH} Training subsets are the first of a shuffle, and SpectReg draws a row for each batch."
+    return f"{_BOTH} Training subsets have the same number of each class, and SpectReg draws a row for each example."
 
 
 def run(asked: Asked, steps: int, *penalties: Penalty, train_size: int = SMALL, decay: float = WEIGHT_DECAY) -> Run:

@@ -42,5 +42,6 @@ def study(scale: str = "paper", protocol: str = "paper") -> Study:
         about="The paper's figure 5: accuracy, and half the squared L2 norm of the weights, against the weight of "
         "DoubleBack, for several weight decays. The paper finds that accuracy rises until a phase transition near a "
         "weight of 20, whatever the weight decay, and then collapses; and that below it the norm grows with the "
-        "weight, except without weight decay, where it falls. The figure has no printed numbers. " + _mnist.READINGS,
+        "weight, except without weight decay, where it falls. The figure has no printed numbers. "
+        + _mnist.reading(asked),
     )

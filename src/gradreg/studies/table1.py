@@ -54,7 +54,7 @@ def study(scale: str = "paper", protocol: str = "paper") -> Study:
         seeds=_mnist.SIZES[asked.scale][1],
         about="What SpectReg adds to weight decay, and in its place: the rows of small MNIST in the paper's table 1. "
         "The paper finds that on MNIST it gains more than weight decay does, and gains beside it too. "
-        + _mnist.READINGS,
+        + _mnist.reading(asked),
     )
 
 

@@ -44,7 +44,7 @@ def study(scale: str = "paper", protocol: str = "paper") -> Study:
         pairs=True,
         about="The paper's table 2: LeNet-5 with dropout after the last hidden layer, with batch normalization in its "
         "place, and with neither. The paper finds that SpectReg and DoubleBack each alone do better than dropout and "
-        "than batch normalization, and that dropout with DoubleBack does best. " + _mnist.READINGS,
+        "than batch normalization, and that dropout with DoubleBack does best. " + _mnist.reading(asked),
     )
 
 

@@ -41,5 +41,5 @@ def study(scale: str = "paper", protocol: str = "paper") -> Study:
         seeds=seeds,
         pairs=True,
         about="The paper's table 3. It finds that every regularizer improves on the baseline, DoubleBack most, and "
-        "that the gains of gradient regularization and of the confidence penalty add up. " + _mnist.READINGS,
+        "that the gains of gradient regularization and of the confidence penalty add up. " + _mnist.reading(asked),
     )

@@ -34,5 +34,5 @@ def study(scale: str = "paper", protocol: str = "paper") -> Study:
         about="The paper's table 6: SpectReg penalizes a random projection of the Jacobian of the logits, FrobReg all "
         "of it, JacReg all of that of the probabilities. The paper finds SpectReg best, and after Bonferroni's "
         "correction only the difference between SpectReg and JacReg significant. SpectReg is the baseline here. "
-        + _mnist.READINGS,
+        + _mnist.reading(asked),
     )

@@ -59,7 +59,7 @@ def study(scale: str = "paper", protocol: str = "paper") -> Study:
         tuning_seeds=tuning_seeds,
         about="The weight that validation accuracy selects for each regularizer at each training size, beside the one "
         "in the paper's table 8, and the accuracy that it reaches. The paper shows accuracies in figure 1 alone, "
-        "without numbers; those at 2000 points are from its tables 3 and 6. " + _mnist.READINGS,
+        "without numbers; those at 2000 points are from its tables 3 and 6. " + _mnist.reading(asked),
     )
 
 

@@ -51,6 +51,9 @@ FLAT = "nn.Sequential(nn.Flatten(), nn.Linear({}, {}))"
     ("name", "shape", "kind"),
     [
         ("lenet5", (1, 28, 28), LeNet5),
+        ("lenet5-batchnorm", (1, 28, 28), LeNet5),
+        ("lenet5-batch-statistics", (1, 28, 28), LeNet5),
+        ("lenet5-plain", (1, 28, 28), LeNet5),
         ("small-cnn", (1, 8, 8), SmallCNN),
         ("convnet", (3, 32, 32), ConvNet),
         ("convnet", (1, 20, 9), ConvNet),
@@ -64,6 +67,27 @@ def test_built_in_networks_fit_their_shapes(name: str, shape: tuple[int, ...], k
     assert isinstance(model, kind)
     assert model(torch.zeros(2, *shape)).shape == (2, 10)
     assert code_hash(name) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("lenet5", [nn.Dropout]),
+        ("lenet5-batchnorm", [nn.BatchNorm1d]),
+        ("lenet5-batch-statistics", [nn.BatchNorm1d]),
+        ("lenet5-plain", []),
+    ],
+)
+def test_lenets_differ_in_what_stands_behind_the_layer_of_84(name: str, expected: list[type[nn.Module]]) -> None:
+    model = network(name, (1, 28, 28), 10)
+    found = [type(layer) for layer in model.modules() if isinstance(layer, (nn.Dropout, nn.BatchNorm1d))]
+    assert found == expected
+    # None of them has weights before it drawn otherwise: seeds of a study give the same start to each.
+    torch.manual_seed(5)
+    first = network("lenet5", (1, 28, 28), 10)
+    torch.manual_seed(5)
+    second = network(name, (1, 28, 28), 10)
+    assert torch.equal(first.classifier[-1].weight, second.classifier[-1].weight)  # type: ignore[index, union-attr]
 
 
 def test_built_in_networks_are_drawn_as_when_made_by_hand() -> None:

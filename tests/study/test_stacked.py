@@ -98,6 +98,8 @@ def compared(runs: list[Run], **others: Any) -> float:
         assert ended.member is not None
         assert set(result) == set(ended.result)
         assert ended.result["train_loss"] == pytest.approx(result["train_loss"], rel=1e-3)
+        if "half_squared_norm" in result:
+            assert ended.result["half_squared_norm"] == pytest.approx(result["half_squared_norm"], rel=1e-4)
         assert ended.result["validation_accuracy"] == pytest.approx(result["validation_accuracy"], abs=0.6)
         found = max(found, distance(training, ended.member.training))
     return found

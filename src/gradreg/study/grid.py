@@ -102,6 +102,7 @@ class Arm:
         search: how hyper-parameters are chosen on the validation points; None where all are given.
         group: arms of one group are compared with each other, the first being the baseline.
         reported: the paper's number.
+        reported_weight: the weight that the paper selected for the first penalty, in the unit of the arm's own.
     """
 
     name: str
@@ -109,6 +110,7 @@ class Arm:
     search: Search | None = None
     group: str = ""
     reported: Reported | None = None
+    reported_weight: float | None = None
 
     @property
     def id(self) -> str:

@@ -14,16 +14,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradreg.models import MLP, ConvNet, LeNet5, ResNet, SmallCNN
+from gradreg.models import MLP, ConvNet, LeNet5, Regularization, ResNet, SmallCNN
 from gradreg.study.config import StudyError
 from gradreg.study.source import file_hash, parted, source_file
 from gradreg.study.suggest import unknown
 
 Shape = tuple[int, ...]
 
-# By name: what it is made by, which inputs it fits, and these in words.
-BUILT_IN: dict[str, tuple[Callable[[Shape, int], nn.Module], Callable[[Shape], bool], str]] = {
-    "lenet5": (lambda shape, classes: LeNet5(classes=classes), lambda shape: shape == (1, 28, 28), "(1, 28, 28)"),
+# What a network is made by, which inputs it fits, and these in words.
+_Kind = tuple[Callable[[Shape, int], nn.Module], Callable[[Shape], bool], str]
+
+
+def _lenet(regularization: Regularization) -> _Kind:
+    return lambda shape, classes: LeNet5(regularization, classes=classes), lambda s: s == (1, 28, 28), "(1, 28, 28)"
+
+
+# By name.
+BUILT_IN: dict[str, _Kind] = {
+    "lenet5": _lenet("dropout"),
+    "lenet5-batchnorm": _lenet("batchnorm"),
+    "lenet5-batch-statistics": _lenet("batch-statistics"),
+    "lenet5-plain": _lenet("none"),
     "small-cnn": (lambda shape, classes: SmallCNN(classes=classes), lambda shape: shape == (1, 8, 8), "(1, 8, 8)"),
     "convnet": (
         lambda shape, classes: ConvNet(shape[0], (shape[1], shape[2]), classes),
@@ -49,7 +60,8 @@ def network(name: str, shape: Shape, classes: int) -> nn.Module:
     """Makes a network, with weights drawn from torch's global generator.
 
     Args:
-        name: "lenet5", "small-cnn", "convnet", "resnet", "mlp"; or ``module:factory``, as in ``mynet:build`` or
+        name: "lenet5" (with dropout), "lenet5-batchnorm", "lenet5-batch-statistics", "lenet5-plain" (see `LeNet5`),
+            "small-cnn", "convnet", "resnet", "mlp"; or ``module:factory``, as in ``mynet:build`` or
             ``nets/mynet.py:Net``: a function or a class that gives a network. It is called with those of ``classes``,
             ``shape``, ``channels``, ``size`` and ``features`` that it names (with ``**kwargs`` also ``classes`` and
             ``shape``).

@@ -64,6 +64,7 @@ class Row:
         norms: mean ||J_g||_F on test points, by seed.
         cost: time of a training step over that of the group's baseline; None where not measured.
         curves: of the final runs.
+        half_squared_norms: half the squared L2 norm of the trained weights, by seed; None where not measured.
     """
 
     arm: Arm
@@ -80,6 +81,7 @@ class Row:
     norms: tuple[float | None, ...]
     cost: float | None
     curves: tuple[Curve, ...]
+    half_squared_norms: tuple[float | None, ...] = ()
 
     @property
     def reported(self) -> Reported | None:
@@ -227,6 +229,7 @@ def _row(item: Found, baseline: Found) -> Row:
         norms=tuple(None if r is None else float(r["jacobian_norm"]) for r in item.results),
         cost=cost,
         curves=item.curves,
+        half_squared_norms=tuple(None if r is None else r.get("half_squared_norm") for r in item.results),
     )
 
 

@@ -1,64 +1,103 @@
-"""Time of a step with SpectReg: ordinary, as a traced graph, and compiled; interleaved in one process.
+"""Plain steps and steps with SpectReg: ordinary, as traced graphs, and compiled; interleaved in one process.
 
-Run: .venv/bin/python benchmarks/compiled.py [threads] [rounds]
+A step is a forward pass, loss, penalty and backward pass. On a GPU a compiled step is a CUDA graph. Run, for example:
+python benchmarks/compiled.py --device cuda --models lenet5 resnet
 """
 
+import argparse
 import copy
-import sys
 import time
 from collections.abc import Callable
-from statistics import quantiles
+from functools import partial
+from statistics import median, quantiles
 
 import torch
-from torch import nn
+from _configurations import SUBJECTS
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import gradreg as gr
-from gradreg.models import LeNet5
+
+WAYS = {"ordinary": "", "traced": "eager", "compiled": "inductor"}
 
 
-def mlp() -> nn.Module:
-    return nn.Sequential(
-        nn.Flatten(), nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10)
-    )
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="+", choices=SUBJECTS, default=["lenet5", "mlp10"])
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--device", default="cpu", help="cpu, cuda")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=1, help="timed together; take 20 or so on a GPU")
+    parser.add_argument("--formats", nargs="+", choices=["contiguous", "channels_last"], default=["channels_last"])
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    place = torch.cuda.get_device_name() if options.device != "cpu" else f"{options.threads} thread(s)"
+    for name in options.models:
+        for layout in options.formats if len(SUBJECTS[name].shape) == 3 else ["contiguous"]:
+            x, y = SUBJECTS[name].data(options.device)
+            print(f"{name}, batch {len(x)}, {layout}, {place}, torch {torch.__version__}", flush=True)
+            ways = made(name, layout, options.ways, x, y)
+            show(timed(ways, options.rounds, options.steps, options.device))
 
 
-def forms(model: nn.Module, batch: int) -> dict[str, Callable[[], object]]:
-    """Each way to do a step, on a copy of the model; compiled ones have run once and print their second step."""
-    objective = gr.Objective(cross_entropy, gr.SpectReg(0.03))
-    x, y = torch.randn(batch, 1, 28, 28), torch.randint(10, (batch,))
-    first, second = copy.deepcopy(model), copy.deepcopy(model)
-    found: dict[str, Callable[[], object]] = {
-        "plain step": lambda: (cross_entropy(first(x), y).backward(), first.zero_grad()),
-        "ordinary": lambda: (objective(second, x, y).total.backward(), second.zero_grad()),
-    }
-    for backend in ("eager", "inductor"):
-        own = copy.deepcopy(model)
-        step = gr.CompiledObjective(objective, own, backend=backend, fallback=False)
-        found[f"backend={backend!r}"] = lambda step=step, own=own: (step(x, y), own.zero_grad())
-        step(x, y)
-        start = time.perf_counter()
-        step(x, y)
-        print(f"  second step with {backend}, which makes the graph: {time.perf_counter() - start:.1f} s")
+def made(name: str, layout: str, ways: list[str], x: Tensor, y: Tensor) -> dict[str, Callable[[], object]]:
+    """Each way to do a step, on a copy of the model; compiled ones have run twice."""
+    torch.manual_seed(0)
+    model = SUBJECTS[name].make(x.device.type).to(x.device)
+    if layout == "channels_last":
+        model, x = model.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
+    found: dict[str, Callable[[], object]] = {}
+    for kind, objective in {
+        "plain": gr.Objective(cross_entropy),
+        "SpectReg": gr.Objective(cross_entropy, gr.SpectReg(0.03)),
+    }.items():
+        for way in ways:
+            own = copy.deepcopy(model)
+            if not WAYS[way]:
+                found[f"{kind}, {way}"] = partial(ordinary, objective, own, x, y)
+                continue
+            step = gr.CompiledObjective(objective, own, backend=WAYS[way], fallback=False)
+            step(x, y)
+            start = time.perf_counter()
+            step(x, y)
+            print(f"  {kind}: {way} in {time.perf_counter() - start:.1f} s", flush=True)
+            found[f"{kind}, {way}"] = partial(compiled, step, own, x, y)
     return found
 
 
-def main(threads: int = 1, rounds: int = 100) -> None:
-    torch.set_num_threads(threads)
-    for name, make, batch in (("LeNet-5, batch 50", LeNet5, 50), ("MLP 784-256-256-10, batch 128", mlp, 128)):
-        torch.manual_seed(0)
-        print(f"{name}, {threads} thread(s)")
-        ways = forms(make(), batch)
-        times: dict[str, list[float]] = {way: [] for way in ways}
-        for _ in range(rounds):
-            for way, run in ways.items():
-                start = time.perf_counter()
+def ordinary(objective: gr.Objective, model: nn.Module, x: Tensor, y: Tensor) -> None:
+    objective(model, x, y).total.backward()
+    model.zero_grad()
+
+
+def compiled(step: gr.CompiledObjective, model: nn.Module, x: Tensor, y: Tensor) -> None:
+    step(x, y)
+    model.zero_grad()
+
+
+def timed(ways: dict[str, Callable[[], object]], rounds: int, steps: int, device: str) -> dict[str, list[float]]:
+    """Milliseconds a step, of each round."""
+    found: dict[str, list[float]] = {way: [] for way in ways}
+    for number in range(rounds + 3):
+        for way, run in ways.items():
+            start = time.perf_counter()
+            for _ in range(steps):
                 run()
-                times[way].append(1000 * (time.perf_counter() - start))
-        for way, values in times.items():
-            low, median, high = quantiles(values, n=4)
-            print(f"  {way:20} {median:7.2f} ms, quartiles {low:.2f} and {high:.2f}", flush=True)
+            if device != "cpu":
+                torch.cuda.synchronize()
+            if number >= 3:
+                found[way].append(1000 * (time.perf_counter() - start) / steps)
+    return found
+
+
+def show(times: dict[str, list[float]]) -> None:
+    for way, values in times.items():
+        kind, _, how = way.partition(", ")
+        low, middle, high = quantiles(values, n=4)
+        ratio = "" if kind == "plain" else f", {median(values) / median(times[f'plain, {how}']):.2f} of plain, {how}"
+        print(f"  {way:20} {middle:8.3f} ms, quartiles {low:.3f} and {high:.3f}{ratio}", flush=True)
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main()

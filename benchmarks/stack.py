@@ -14,6 +14,7 @@ import torch
 from gradreg.data.dataset import Dataset
 from gradreg.study.config import Data, Model, Optimizer, Penalty, Run, Schedule, Split
 from gradreg.study.stacked import Member, StackedTraining
+from gradreg.study.train import Training
 
 RUN = Run(
     Data("noise"),
@@ -34,28 +35,54 @@ def seconds(step: Callable[[], object], count: int, device: str) -> float:
     return (time.perf_counter() - begin) / count
 
 
+def stacked(data: Dataset, runs: int, device: str, *, windows: bool, graphs: bool) -> StackedTraining:
+    """A stack, whose convolutions are products with windows or not, and whose steps are CUDA graphs or not."""
+    found = StackedTraining([Member.of(replace(RUN, seed=i), data, device) for i in range(runs)])
+    found.model.windows = windows
+    if not graphs:
+        found.graphs = None
+    return found
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--runs", type=int, default=30)
+    parser.add_argument("--runs", type=int, nargs="+", default=[30])
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--steps", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    place = torch.cuda.get_device_name() if options.device != "cpu" else "CPU, 1 thread"
+    print(f"{place}, torch {torch.__version__}; medians of {options.repeats} (smallest to largest)")
     data = Dataset("noise", torch.rand(800, 1, 28, 28), torch.arange(800) % 10, tuple("0123456789"))
     alone = Member.of(RUN, data, options.device).training
-    stack = StackedTraining([Member.of(replace(RUN, seed=i), data, options.device) for i in range(options.runs)])
-    one, all_of_them = torch.arange(50), torch.arange(50).expand(options.runs, -1)
+    for runs in options.runs:
+        for graphs in (False, True) if options.device != "cpu" else (False,):
+            for windows in (False, True):
+                stack = stacked(data, runs, options.device, windows=windows, graphs=graphs)
+                show(compare(alone, stack, options), runs, f"{'windows' if windows else 'grouped'}, {graphs=}")
+
+
+def compare(alone: Training, stack: StackedTraining, options: argparse.Namespace) -> list[tuple[float, float]]:
+    """Steps of a run per second, one at a time and stacked, of each repeat."""
+    one, all_of_them = torch.arange(50), torch.arange(50).expand(len(stack.members), -1)
     found: list[tuple[float, float]] = []
     for repeat in range(options.repeats + 1):
         each = seconds(lambda: alone.advance(one), options.steps * 5, options.device)
-        together = seconds(lambda: stack.advance(all_of_them), options.steps, options.device) / options.runs
-        if repeat:  # the first steps allocate
+        together = seconds(lambda: stack.advance(all_of_them), options.steps, options.device) / len(stack.members)
+        if repeat:  # the first steps allocate, and record graphs
             found.append((1 / each, 1 / together))
+    return found
+
+
+def show(found: list[tuple[float, float]], runs: int, how: str) -> None:
     ratios = sorted(b / a for a, b in found)
-    print(f"one at a time {statistics.median(a for a, _ in found):.0f} steps of a run per second")
-    print(f"{options.runs} stacked {statistics.median(b for _, b in found):.0f}")
-    print(f"ratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
+    one, together = (statistics.median(values) for values in zip(*found, strict=True))
+    print(
+        f"{runs} runs, {how}: {together:.0f} steps of a run per second, one at a time {one:.0f}; "
+        f"ratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -41,7 +41,8 @@ def found(
         tried = [Tried((("weight", w),), (80 + 10 * w, 81 + 10 * w), 0, 200) for w in WEIGHTS] if one.search else []
     runs = tuple(final_runs(one, values, len(points)))
     results: list[dict[str, Any] | None] = [
-        None if point is None else {"test_accuracy": point, "jacobian_norm": 2.5} for point in points
+        None if point is None else {"test_accuracy": point, "jacobian_norm": 2.5, "half_squared_norm": 7.5}
+        for point in points
     ]
     drawn = tuple(curve(seed) for seed, point in enumerate(points) if point is not None) if curves else ()
     return Found(one, values, tuple(tried), runs, tuple(results), tuple((failures or {}).items()), cost, drawn)

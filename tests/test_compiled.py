@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Generator, Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.functional import cross_entropy, mse_loss
 
 import gradreg as gr
+from gradreg._traced import _allow_other_layouts
 from gradreg.models import LeNet5
 
 ENGINES = [gr.DoubleBackward(), gr.ForwardMode(), gr.FiniteDifference(central=True)]
@@ -110,7 +112,21 @@ def test_projections_from_the_global_random_state_are_the_same(engine: gr.Engine
 def test_a_hundred_steps_of_lenet_with_dropout(backend: str, own: bool) -> None:
     """In float32 with Adam at 0.001: 1e-4 of the parameters, whose order of sums is another in compiled code."""
     data = [(torch.randn(5, 1, 28, 28), torch.randint(10, (5,))) for _ in range(100)]
-    model = LeNet5()
+    _compare_lenet5(data, backend, own)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
+@pytest.mark.parametrize("own", [False, True])
+def test_100_compiled_steps_on_a_gpu_are_100_ordinary_ones(own: bool) -> None:
+    """As CUDA graphs, by inductor, with dropout's masks and the projections of ordinary steps."""
+    torch.manual_seed(1)
+    data = [(torch.randn(5, 1, 28, 28).cuda(), torch.randint(10, (5,)).cuda()) for _ in range(100)]
+    with torch.backends.cudnn.flags(deterministic=True, allow_tf32=False):
+        _compare_lenet5(data, "inductor", own)
+
+
+def _compare_lenet5(data: list[tuple[Tensor, Tensor]], backend: str, own: bool) -> None:
+    model = LeNet5().to(data[0][0].device)
     other = copy.deepcopy(model)
     objective = gr.Objective(cross_entropy, gr.SpectReg(0.03))
     compiled = gr.CompiledObjective(objective, other, backend=backend, fallback=False)
@@ -399,3 +415,23 @@ def test_bad_arguments_say_what_to_write() -> None:
     step = gr.CompiledObjective(objective, model, backend="eager")
     with pytest.raises(ValueError, match=r"input that requires grad \(x\).* x.detach\(\)"):
         step(x.requires_grad_(), y)
+
+
+def test_graph_runs_in_other_layouts_than_it_was_traced_in() -> None:
+    graph = make_fx(lambda x: x.view(6) * 2)(torch.zeros(2, 3))
+    x = torch.arange(6.0).reshape(3, 2).t()
+    with pytest.raises(RuntimeError, match="view"):
+        graph(x)
+    _allow_other_layouts(graph)
+    assert torch.equal(graph(x), x.reshape(6) * 2)
+
+
+def test_view_that_is_written_to_stays_one() -> None:
+    def write(x: Tensor) -> Tensor:
+        x.view(6).mul_(2)
+        return x
+
+    graph = make_fx(write)(torch.zeros(2, 3))
+    _allow_other_layouts(graph)
+    assert torch.ops.aten.view.default in {node.target for node in graph.graph.nodes}
+    assert torch.equal(graph(torch.ones(2, 3)), torch.full((2, 3), 2.0))

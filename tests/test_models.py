@@ -37,10 +37,19 @@ def parameters(model: nn.Module) -> int:
 
 
 @pytest.mark.parametrize(
-    ("regularization", "expected"), [("dropout", 61706), ("none", 61706), ("batchnorm", 61706 + 2 * 84)]
+    ("regularization", "expected"),
+    [("dropout", 61706), ("none", 61706), ("batchnorm", 61706 + 2 * 84), ("batch-statistics", 61706 + 168)],
 )
 def test_lenet_has_the_published_number_of_parameters(regularization: Any, expected: int) -> None:
     assert parameters(LeNet5(regularization)) == expected
+
+
+def test_batch_statistics_couple_examples_in_evaluation_mode_as_in_training() -> None:
+    model, x = LeNet5("batch-statistics"), torch.randn(6, 1, 28, 28)
+    assert torch.equal(model.train()(x), model.eval()(x))
+    assert not torch.allclose(model(x)[:3], model(x[:3]), rtol=1e-3, atol=1e-3)
+    running = LeNet5("batchnorm").eval()
+    torch.testing.assert_close(running(x)[:3], running(x[:3]), rtol=1e-4, atol=1e-5)
 
 
 def test_lenet_drops_out_by_default_and_has_ten_classes() -> None:

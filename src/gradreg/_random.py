@@ -62,12 +62,12 @@ def integers(high: int, shape: Sequence[int], like: Tensor, generator: Generator
 
 
 @contextmanager
-def recorded() -> Iterator[list[Draw]]:
-    """Notes each draw from a caller's generator; those from the global random state are left out."""
-    draws: list[Draw] = []
+def recorded() -> Iterator[list[tuple[Draw, Generator]]]:
+    """Notes each draw from a caller's generator, and from which; those from the global random state are left out."""
+    draws: list[tuple[Draw, Generator]] = []
 
     def note(draw: Draw, generator: Generator) -> Tensor:
-        draws.append(draw)
+        draws.append((draw, generator))
         return draw.numbers(generator)
 
     token = _tape.set(note)

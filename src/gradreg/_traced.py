@@ -154,6 +154,7 @@ def trace(step: Step, batch: Any, generator: Generator | None, number: int, plan
             *parameters.values(), *buffers.values(), *inputs, *numbers
         )
     _refuse_held(graph)
+    _allow_other_layouts(graph)
     changed = _changed(graph, len(parameters), len(buffers), 2 + len(names["terms"]) + len(_paths(plan.outputs)))
     # Not the module's own call: what that adds to errors hides them once it is compiled.
     return Traced(graph.forward, plan, names["terms"], changed, names["reached"])
@@ -187,6 +188,18 @@ def _changed(graph: GraphModule, parameters: int, buffers: int, before: int) -> 
             end = end.args[0]
         found.append(end is not copy or any(_may_write(user, copy) for user in copy.users))
     return tuple(found)
+
+
+def _allow_other_layouts(graph: GraphModule) -> None:
+    """Views become reshapes, which are views wherever that is possible.
+
+    The kernels that the graph runs with, cuDNN's above all, may lay out a result otherwise than the trace did. A view
+    that is written to stays one: a copy would not reach what it is a view of.
+    """
+    for node in graph.graph.nodes:
+        if node.target is torch.ops.aten.view.default and not any(_may_write(user, node) for user in node.users):
+            node.target = torch.ops.aten.reshape.default
+    graph.recompile()
 
 
 def _may_write(user: Node, tensor: Node) -> bool:

@@ -152,7 +152,7 @@ class CompiledObjective:
     def _first(self, key: Hashable, batch: Any, generator: Generator | None, number: int) -> Result:
         """An ordinary step that notes what a trace must know."""
         x, y, unlabeled = batch
-        with _random.recorded() as draws:
+        with _random.recorded() as drawn:
             result = self.objective(self.model, x, y, unlabeled=unlabeled, generator=generator, step=number)
         strange = _untrained(result.total, self._step)
         with without_autocast():
@@ -165,7 +165,9 @@ class CompiledObjective:
             marker = torch.empty(0)
             try:
                 _tree.layout(result.outputs, lambda tensor: None)
-                self._plans[key] = Plan(tuple(draws), _tree.replace(result.outputs, lambda path, tensor: marker))
+                self._plans[key] = Plan(
+                    tuple(draw for draw, _ in drawn), _tree.replace(result.outputs, lambda path, tensor: marker)
+                )
             except TypeError as error:
                 self._refuse(error)
         return _detached(result)

@@ -2,14 +2,14 @@
 
 import math
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from gradreg import _checks
 
-Regularization = Literal["dropout", "batchnorm", "none"]
+Regularization = Literal["dropout", "batchnorm", "batch-statistics", "none"]
 Initialization = Literal["scripts", "torch"]
 
 
@@ -17,7 +17,8 @@ class LeNet5(nn.Module):
     """LeNet-5 with max pooling, ReLU and dropout behind the last hidden layer; 61706 parameters.
 
     Args:
-        regularization: "dropout" (rate 0.5 on the layer of 84), "batchnorm" in its place, or "none".
+        regularization: "dropout" (rate 0.5 on the layer of 84); in its place "batchnorm", or "batch-statistics", which
+            normalizes by the batch in evaluation mode too, so that an answer depends on what else is asked; or "none".
         initialization: "scripts" (uniform; He-like for convolutions, Glorot for dense layers, zero biases) or "torch".
         classes: number of outputs.
 
@@ -30,7 +31,8 @@ class LeNet5(nn.Module):
         >>> sum(p.numel() for p in LeNet5().parameters())
         61706
 
-    Source: the paper's appendix B.1; the initialization and the place of batch normalization are the scripts'.
+    Source: the paper's appendix B.1; the initialization and the place of batch normalization are the scripts', which
+    have it with the statistics of the batch at test time too.
     """
 
     def __init__(
@@ -39,9 +41,14 @@ class LeNet5(nn.Module):
         initialization: Initialization = "scripts",
         classes: int = 10,
     ):
-        _checks.choice(regularization, ("dropout", "batchnorm", "none"), "regularization", "LeNet5")
+        _checks.choice(regularization, get_args(Regularization), "regularization", "LeNet5")
         super().__init__()
-        between = {"dropout": lambda: nn.Dropout(0.5), "batchnorm": lambda: nn.BatchNorm1d(84), "none": nn.Identity}
+        between = {
+            "dropout": lambda: nn.Dropout(0.5),
+            "batchnorm": lambda: nn.BatchNorm1d(84),
+            "batch-statistics": lambda: nn.BatchNorm1d(84, track_running_stats=False),
+            "none": nn.Identity,
+        }
         self.features = nn.Sequential(
             nn.Conv2d(1, 6, 5, padding=2),
             nn.ReLU(),

@@ -14,6 +14,7 @@ from runs_for_tests import DAMAGES, spoil
 from sweeps_for_tests import Here, results, sweep, times, toml
 
 from gradreg.cli import main
+from gradreg.commands.run import Report
 from gradreg.study.files import load_study
 from gradreg.study.grid import final_runs
 from gradreg.study.index import FIELDS, Index
@@ -87,6 +88,12 @@ def test_finished_study_is_told_and_trains_nothing(mine: Path, capsys: pytest.Ca
     assert {file: file.stat().st_mtime_ns for file in folder.iterdir()} == again
 
 
+def test_command_that_repeats_a_study_names_its_scale_and_protocol() -> None:
+    which = Report(study="table6", scale="smoke", protocol="scripts")
+    assert which.command("run", Path("runs")) == "gradreg run table6 --scale smoke --protocol scripts"
+    assert Report(study="table6").command("run", Path("x")) == "gradreg run table6 --store x"
+
+
 def test_report_follows_another_choice_of_the_same_runs(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said(capsys, "run", mine)
     said(capsys, "run", mine, "--only", "Baseline")
@@ -123,6 +130,7 @@ def test_report_of_a_failed_run_names_it_and_ends_with_status_1(mine: Path, caps
         (["--set", "seed=3"], "--set has mistakes: 'seed' is not known; did you mean 'seeds'?"),
         (["--only", "SpectRag"], "--only: 'SpectRag' is not known; did you mean 'SpectReg'?"),
         (["--scale", "paper"], "--scale got 'paper'"),
+        (["--protocol", "paper"], "--protocol got 'paper'"),
     ],
 )
 def test_wrong_option_is_answered_before_anything_runs(

@@ -1,6 +1,7 @@
 """Table 4, and the rows of table 1 on CIFAR: the paper's numbers and settings, and that the smallest scale runs."""
 
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -8,17 +9,19 @@ from sweeps_for_tests import Here
 
 from gradreg.data.dataset import Dataset
 from gradreg.data.loaders import LOADERS
-from gradreg.studies._cifar import BATCH, cifar_run, table1_arms, table4_arms
+from gradreg.studies import table1_cifar, table1_jpeg, table4, table4_jpeg
+from gradreg.studies._cifar import HUNDRED, JPEG, TEN, run, table1_arms, table4_arms
+from gradreg.studies._paper import SCALES, Asked
 from gradreg.study import report
 from gradreg.study.collect import collect
-from gradreg.study.config import Optimizer, Penalty, Schedule, Split, StudyError
+from gradreg.study.config import Optimizer, Penalty, Schedule, Split
 from gradreg.study.files import load_study
 from gradreg.study.grid import Arm, final_runs
 from gradreg.study.store import Store
 from gradreg.study.sweep import Sweep
 from gradreg.study.train import dataset
 
-SCALES = ("paper", "quick", "smoke")
+PAPER, SCRIPTS = Asked(), Asked("paper", "scripts")
 
 
 def pictures(name: str, classes: int, side: int, each: int) -> Dataset:
@@ -46,7 +49,7 @@ def of_paper(arms: tuple[Arm, ...]) -> list[tuple[str, str, str, float, float | 
 
 def test_table_4_has_the_papers_rows_and_weights() -> None:
     ten, hundred = "small CIFAR-10", "small CIFAR-100"
-    assert of_paper(table4_arms(scale="paper", protocol="paper")) == [
+    assert of_paper(table4_arms(PAPER, (TEN, HUNDRED))) == [
         (ten, "Baseline", "", 55.63, 2.06),
         (ten, "SpectReg", "SpectReg(0.03)", 59.24, 1.48),
         (ten, "DoubleBack", "DoubleBack(1)", 57.45, 1.79),
@@ -59,7 +62,7 @@ def test_table_4_has_the_papers_rows_and_weights() -> None:
 
 
 def test_table_1_has_the_papers_rows_and_weights_on_cifar() -> None:
-    arms = table1_arms(scale="paper", protocol="paper")
+    arms = table1_arms(PAPER, (TEN, HUNDRED))
     ten, hundred = "small CIFAR-10", "small CIFAR-100"
     assert of_paper(arms) == [
         (f"{ten}, no weight decay", "Baseline", "", 48.27, 0.82),
@@ -72,39 +75,45 @@ def test_table_1_has_the_papers_rows_and_weights_on_cifar() -> None:
         (f"{hundred}, weight decay 0.003", "SpectReg", "SpectReg(0.0003)", 52.49, 0.65),
     ]
     assert [arm.run.optimizer.weight_decay for arm in arms] == [0, 0, 0.003, 0.003] * 2
-    assert {arm.run.data.name for arm in table1_arms(scale="quick", protocol="paper", ten=None)} == {"cifar100"}
-    (copy,) = {arm.run.data.name for arm in table1_arms(scale="quick", protocol="paper", ten="copy", hundred=None)}
-    assert copy == "copy"
+    assert {arm.run.data.name for arm in table1_arms(PAPER, (JPEG,))} == {"cifar10-jpeg"}
 
 
 def test_runs_that_two_tables_have_in_common_are_done_once() -> None:
-    four = {arm.run.key for arm in table4_arms(scale="paper", protocol="paper")}
-    one = {arm.run.key for arm in table1_arms(scale="paper", protocol="paper")}
+    four = {arm.run.key for arm in table4_arms(PAPER, (TEN, HUNDRED))}
+    one = {arm.run.key for arm in table1_arms(PAPER, (TEN, HUNDRED))}
     assert len(four & one) == 3  # both baselines, and SpectReg(0.03) on CIFAR-10
 
 
 def test_the_papers_setting_is_that_of_its_appendix() -> None:
-    run = cifar_run("cifar100", classes=100, scale="paper", protocol="paper")
-    assert run.split == Split(20000, 10000, 0, balanced=True)
-    assert run.optimizer == Optimizer(0.1, "sgd", 0.9, 0.003)
-    assert run.schedule == Schedule(50000, BATCH, (0.5, 0.75), 0.1)
-    assert (run.model.name, BATCH) == ("resnet", 128)
-    scripts = cifar_run("cifar100", classes=100, scale="paper", protocol="scripts")
+    given = run(PAPER, HUNDRED)
+    assert given.split == Split(20000, 10000, 0, balanced=True)
+    assert given.optimizer == Optimizer(0.1, "sgd", 0.9, 0.003)
+    assert given.schedule == Schedule(50000, 128, (0.5, 0.75), 0.1)
+    assert given.model.name == "resnet"
+    scripts = run(SCRIPTS, HUNDRED)
     assert scripts.split == Split(20000, 10000, 0, balanced=False)
     assert scripts.optimizer == Optimizer(0.01, "sgd", 0.9, 0.003)
-    arms = table4_arms(scale="paper", protocol="scripts")
+    arms = table4_arms(SCRIPTS, (TEN,))
     assert arms[1].run.penalties == (Penalty("SpectReg", 0.03, (("per", "batch"),)),)
 
 
-@pytest.mark.parametrize("name", ["table4", "table4_jpeg"])
+def test_a_report_says_which_reading_was_trained() -> None:
+    assert "Learning rate 0.1;" in table4.study().about
+    assert "Learning rate 0.01;" in table4.study(protocol="scripts").about
+    assert "width 8" not in table4.study().about
+    assert "width 8" in table4.study(scale="quick").about
+
+
+@pytest.mark.parametrize("module", [table4, table4_jpeg, table1_cifar, table1_jpeg])
 @pytest.mark.parametrize("scale", SCALES)
-def test_each_scale_is_a_study_of_its_own(tmp_path: Path, name: str, scale: str) -> None:
+def test_each_scale_is_a_study_of_its_own(tmp_path: Path, module: ModuleType, scale: str) -> None:
+    name = module.__name__.rsplit(".", maxsplit=1)[-1]
     study = load_study(name, Store(tmp_path), scale=scale).study
     assert study.name == (name if scale == "paper" else f"{name}-{scale}")
     assert study.seeds == {"paper": 10, "quick": 3, "smoke": 2}[scale]
     assert all(arm.reported is not None for arm in study.arms)
     data = {arm.run.data.name for arm in study.arms}
-    assert data == ({"cifar10", "cifar100"} if name == "table4" else {"cifar10-jpeg"})
+    assert data == ({"cifar10-jpeg"} if "jpeg" in name else {"cifar10", "cifar100"})
 
 
 def test_the_lossy_copy_is_said_to_be_one(tmp_path: Path) -> None:
@@ -114,29 +123,12 @@ def test_the_lossy_copy_is_said_to_be_one(tmp_path: Path) -> None:
     assert load_study("table4", Store(tmp_path)).notes == ()
 
 
-@pytest.mark.parametrize(
-    ("scale", "protocol", "message"),
-    [
-        ("large", "paper", "--scale got 'large'; expected one of paper, quick, smoke."),
-        ("quick", "both", "--protocol got 'both'; expected one of paper, scripts."),
-    ],
-)
-def test_other_scales_and_protocols_are_refused(scale: str, protocol: str, message: str) -> None:
-    from gradreg.studies.table4 import study
-
-    with pytest.raises(StudyError) as caught:
-        study(scale=scale, protocol=protocol)
-    assert str(caught.value) == message
-
-
 @pytest.mark.parametrize("protocol", ["paper", "scripts"])
 def test_the_smallest_scale_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: str) -> None:
-    from gradreg.studies.table4 import study
-
     dataset.cache_clear()
     monkeypatch.setitem(LOADERS, "cifar10", lambda: pictures("cifar10", 10, 32, 20))
     monkeypatch.setitem(LOADERS, "cifar100", lambda: pictures("cifar100", 100, 32, 5))
-    small, store = study(scale="smoke", protocol=protocol), Store(tmp_path)
+    small, store = table4.study(scale="smoke", protocol=protocol), Store(tmp_path)
     executor = Here()
     Sweep(small, store, seconds={}).go(executor)
     dataset.cache_clear()

@@ -8,7 +8,8 @@ from sweeps_for_tests import Here
 
 from gradreg.data.dataset import Dataset
 from gradreg.data.loaders import LOADERS
-from gradreg.studies._tinyimagenet import WEIGHTS, table5_arms, tinyimagenet_run
+from gradreg.studies._paper import Asked
+from gradreg.studies._tinyimagenet import SUB100, WEIGHTS, WHOLE, run, table5_arms
 from gradreg.study import report
 from gradreg.study.collect import collect
 from gradreg.study.config import Optimizer, Protocol, Schedule, Split
@@ -28,14 +29,14 @@ def noise() -> Dataset:
 
 
 def test_table_5_has_the_papers_rows() -> None:
-    arms = table5_arms(scale="paper", protocol="paper")
-    assert [(arm.group, arm.name, arm.metric, arm.reported) for arm in arms] == [
-        ("top-1", "Baseline", "test_accuracy", Reported(44.62, 0.58)),
-        ("top-1", "SpectReg", "test_accuracy", Reported(50.76, 0.59)),
-        ("top-1", "SpectReg, as printed", "test_accuracy", None),
-        ("top-5", "Baseline", "test_top5_accuracy", Reported(70.20, 0.58)),
-        ("top-5", "SpectReg", "test_top5_accuracy", Reported(75.93, 0.40)),
-        ("top-5", "SpectReg, as printed", "test_top5_accuracy", None),
+    arms = table5_arms(Asked(), WHOLE)
+    assert [(arm.group, arm.name, arm.top, arm.reported) for arm in arms] == [
+        ("top-1", "Baseline", 1, Reported(44.62, 0.58)),
+        ("top-1", "SpectReg", 1, Reported(50.76, 0.59)),
+        ("top-1", "SpectReg, as printed", 1, None),
+        ("top-5", "Baseline", 5, Reported(70.20, 0.58)),
+        ("top-5", "SpectReg", 5, Reported(75.93, 0.40)),
+        ("top-5", "SpectReg, as printed", 5, None),
     ]
     assert [arm.run for arm in arms[:3]] == [arm.run for arm in arms[3:]]  # the same runs, done once
     assert arms[1].search == arms[4].search == Grid((("weight", WEIGHTS),))
@@ -43,14 +44,14 @@ def test_table_5_has_the_papers_rows() -> None:
 
 
 def test_the_papers_setting_is_that_of_its_appendix() -> None:
-    run = tinyimagenet_run("tinyimagenet", scale="paper", protocol="paper")
-    assert run.model.name == "resnet18"
-    assert run.split == Split(90000, 10000, 0, balanced=False)
-    assert run.optimizer == Optimizer(0.001, "adam", weight_decay=0.0001)
-    assert run.schedule == Schedule(105469, 64, (1 / 3, 2 / 3), 0.1)
-    assert 75 <= run.schedule.steps * 64 / 90000 < 75.001
-    assert run.protocol == Protocol(norm_points=100, top_k=5)
-    sub = tinyimagenet_run("tinyimagenet-sub100", scale="paper", protocol="paper")
+    given = run(Asked(), WHOLE)
+    assert given.model.name == "resnet18"
+    assert given.split == Split(90000, 10000, 0, balanced=False)
+    assert given.optimizer == Optimizer(0.001, "adam", weight_decay=0.0001)
+    assert given.schedule == Schedule(105469, 64, (1 / 3, 2 / 3), 0.1)
+    assert 75 <= given.schedule.steps * 64 / 90000 < 75.001
+    assert given.protocol == Protocol(norm_points=100, top_k=5)
+    sub = run(Asked(), SUB100)
     assert sub.split == Split(16000, 4000, 0, balanced=False)
     assert sub.schedule.steps == 18750
 
@@ -77,8 +78,8 @@ def test_the_smallest_scale_runs_and_compares_top_5_as_well(tmp_path: Path, monk
     summary = collect(small, store, command="gradreg run table5 --scale smoke")
     for one, five in zip(*(group.rows for group in summary.groups), strict=True):
         assert one.runs == five.runs
-        for run, top1, top5 in zip(one.runs, one.points, five.points, strict=True):
-            result = store.result(run)
+        for done, top1, top5 in zip(one.runs, one.points, five.points, strict=True):
+            result = store.result(done)
             assert result is not None
             assert (top1, top5) == (result["test_accuracy"], result["test_top5_accuracy"])
     text = report.markdown(summary)

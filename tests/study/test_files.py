@@ -53,7 +53,7 @@ def mistake(reference: str, store: Store, **options: object) -> str:
 @pytest.mark.parametrize("name", names())
 def test_built_in_studies_load_by_name(name: str, store: Store) -> None:
     study = load_study(name, store).study
-    assert study.arms[0].run.penalties == ()
+    assert (study.arms[0].run.penalties == ()) == (name != "table6")  # where every pair is compared, and there is none
     assert len({arm.id for arm in study.arms}) == len(study.arms)
 
 
@@ -69,6 +69,16 @@ def test_scale_of_a_study_that_has_none_is_refused(tmp_path: Path, store: Store)
     assert mistake("digits", store, scale="paper") == said
     assert "has one scale only" in mistake(str(toml(tmp_path)), store, scale="paper")
     assert "has one scale only" in mistake(python(tmp_path, more="\nSTUDY = study()\n"), store, scale="paper")
+
+
+def test_protocol_is_handed_to_studies_that_take_one(tmp_path: Path, store: Store) -> None:
+    assert load_study("table6", store, scale="smoke", protocol="scripts").study.name == "table6-scripts-smoke"
+    assert load_study("table6", store, protocol="paper").study.name == "table6"
+    said = "--protocol got 'scripts', but the study {} has one protocol only; leave it out."
+    assert mistake("digits", store, protocol="scripts") == said.format("digits")
+    for path in (python(tmp_path), str(toml(tmp_path))):
+        assert mistake(path, store, protocol="scripts") == said.format(path)
+    assert load_study(python(tmp_path), store, scale="paper").study.seeds == 10
 
 
 def test_file_in_its_own_folder_may_import_a_neighbour(tmp_path: Path, store: Store) -> None:
@@ -215,4 +225,10 @@ def test_wrong_values_are_all_named(words: list[str], expected: str, tmp_path: P
 def test_only_keeps_what_is_named_and_the_baseline(store: Store) -> None:
     kept = load_study("digits", store, only=["*REG"]).study
     assert [arm.name for arm in kept.arms] == ["Baseline", "SpectReg", "FrobReg", "JacReg"]
+    groups = load_study("figure1", store, only=["training points 500/*", "training points 2000/spect*"]).study.groups()
+    assert {group: [arm.name for arm in arms] for group, arms in groups.items()} == {
+        "training points 500": ["Baseline", "DoubleBack", "SpectReg", "JacReg", "ConfidencePenalty"],
+        "training points 2000": ["Baseline", "SpectReg"],
+    }
+    assert len(load_study("figure1", store, only=["SpectReg"]).study.groups()) == 9
     assert "--only: 'SpectRag' is not known; did you mean 'SpectReg'?" in mistake("digits", store, only=["SpectRag"])

@@ -51,6 +51,9 @@ FLAT = "nn.Sequential(nn.Flatten(), nn.Linear({}, {}))"
     ("name", "shape", "kind"),
     [
         ("lenet5", (1, 28, 28), LeNet5),
+        ("lenet5-batchnorm", (1, 28, 28), LeNet5),
+        ("lenet5-batch-statistics", (1, 28, 28), LeNet5),
+        ("lenet5-plain", (1, 28, 28), LeNet5),
         ("small-cnn", (1, 8, 8), SmallCNN),
         ("convnet", (3, 32, 32), ConvNet),
         ("convnet", (1, 20, 9), ConvNet),
@@ -59,7 +62,6 @@ FLAT = "nn.Sequential(nn.Flatten(), nn.Linear({}, {}))"
         ("resnet-width16", (1, 8, 8), ResNet),
         ("resnet18", (3, 64, 64), ResNet18),
         ("resnet18-width16", (3, 64, 64), ResNet18),
-        ("sin-mlp", (1,), MLP),
         ("mlp", (3, 8, 8), MLP),
         ("mlp", (20,), MLP),
     ],
@@ -77,11 +79,31 @@ def test_built_in_networks_have_the_papers_sizes_and_the_widths_of_their_names()
 
     assert parameters("resnet", (3, 32, 32), 10) == 2412730
     assert parameters("resnet18", (3, 64, 64), 200) == 11279112
-    assert parameters("sin-mlp", (1,), 1) == 2 * 64 + 4 * (64**2 + 64) + 65
     for name, width in (("resnet-width8", 8), ("resnet-width16", 16), ("resnet18-width16", 16)):
         kind = ResNet18 if "18-" in name else ResNet
         expected = sum(p.numel() for p in kind(classes=7, width=width).parameters())
         assert parameters(name, (3, 32, 32), 7) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("lenet5", [nn.Dropout]),
+        ("lenet5-batchnorm", [nn.BatchNorm1d]),
+        ("lenet5-batch-statistics", [nn.BatchNorm1d]),
+        ("lenet5-plain", []),
+    ],
+)
+def test_lenets_differ_in_what_stands_behind_the_layer_of_84(name: str, expected: list[type[nn.Module]]) -> None:
+    model = network(name, (1, 28, 28), 10)
+    found = [type(layer) for layer in model.modules() if isinstance(layer, (nn.Dropout, nn.BatchNorm1d))]
+    assert found == expected
+    # None of them has weights before it drawn otherwise: seeds of a study give the same start to each.
+    torch.manual_seed(5)
+    first = network("lenet5", (1, 28, 28), 10)
+    torch.manual_seed(5)
+    second = network(name, (1, 28, 28), 10)
+    assert torch.equal(first.classifier[-1].weight, second.classifier[-1].weight)  # type: ignore[index, union-attr]
 
 
 def test_built_in_networks_are_drawn_as_when_made_by_hand() -> None:

@@ -38,6 +38,16 @@ SIX = {
     "ConfidencePenalty": plus(0, 0, 0, 0),
 }
 ALL = summary(SIX)
+# Of which the paper says what weight it selected; nothing is selected yet of the last.
+WEIGHED = summarize(
+    study([arm("Baseline"), *(replace(arm(name), reported_weight=0.3) for name in ("SpectReg", "FrobReg"))], 4),
+    [
+        found(arm("Baseline"), BASELINE),
+        found(replace(arm("SpectReg"), reported_weight=0.3), BASELINE),
+        replace(found(replace(arm("FrobReg"), reported_weight=0.3), []), values=None),
+    ],
+    command="",
+)
 ONE_SEED = summary({"Baseline": [90.0], "SpectReg": [95.0], "ConfidencePenalty": [91.0]})
 ALONE = summary({"Baseline": BASELINE})
 PAPER = summary(SIX, reported={"Baseline": Reported(90.0, 0.4), "SpectReg": Reported(93.5)})
@@ -369,3 +379,11 @@ def test_notes_warn_of_weights_at_the_edge_of_what_was_tried() -> None:
 def test_summaries_made_by_hand_have_a_row_for_each_arm(case: Summary) -> None:
     rows: list[Row] = case.rows
     assert [row.arm for row in rows] == list(case.study.arms)
+
+
+def test_weight_that_the_paper_selected_stands_beside_ours() -> None:
+    (group,) = WEIGHED.groups
+    assert [cells(WEIGHED, group, row)[1] for row in group.rows] == ["-", "0.1, paper 0.3", "X, paper 0.3"]
+    said = "beside a weight: the one that the paper selected, in the same unit"
+    assert said in notes(WEIGHED)
+    assert said not in notes(BETTER)

@@ -12,12 +12,15 @@ from runs_for_tests import BASELINE as WHOLE
 from runs_for_tests import numbers, with_dropout
 from sweeps_for_tests import Here, sweep, toml
 
+from gradreg import _random
 from gradreg.commands.common import Doing
 from gradreg.study.config import Model, Penalty, Run, StudyError
 from gradreg.study.grid import put
 from gradreg.study.source import code_hash
-from gradreg.study.stacked import Member, StackedTraining, train_stacked
-from gradreg.study.stacked_model import StackError
+from gradreg.study.stacked import Member, StackedTraining
+from gradreg.study.stacked_graph import Numbers, StepGraphs
+from gradreg.study.stacked_loop import train_stacked
+from gradreg.study.stacked_model import StackedModel, StackError, Windows
 from gradreg.study.stacks import StackExecutor, Stacks, stack_size
 from gradreg.study.store import Store
 from gradreg.study.train import StoppedError, Training, Watch, dataset, train
@@ -95,6 +98,8 @@ def compared(runs: list[Run], **others: Any) -> float:
         assert ended.member is not None
         assert set(result) == set(ended.result)
         assert ended.result["train_loss"] == pytest.approx(result["train_loss"], rel=1e-3)
+        if "half_squared_norm" in result:
+            assert ended.result["half_squared_norm"] == pytest.approx(result["half_squared_norm"], rel=1e-4)
         assert ended.result["validation_accuracy"] == pytest.approx(result["validation_accuracy"], abs=0.6)
         found = max(found, distance(training, ended.member.training))
     return found
@@ -117,6 +122,99 @@ def test_batch_normalization_has_statistics_of_each_run(tmp_path: Path) -> None:
     """By SGD: the bias in front has a gradient of rounding errors alone, which Adam would make into whole steps."""
     run = replace(with_dropout(tmp_path / "nets", BASELINE), penalties=CASES["SpectReg"])
     assert compared(varied(put(run, {"optimizer.name": "sgd"}))) < 1e-4
+
+
+def test_convolutions_as_products_with_windows_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU; with stride and padding, in float64, with a second derivative."""
+    source = EXACT_NET.replace(
+        "nn.Conv2d(1, 4, 3, padding=1)", "nn.Conv2d(1, 4, (3, 2), stride=(1, 1), padding=(1, 0))"
+    )
+    source = source.replace("nn.MaxPool2d(2)", "nn.Conv2d(4, 4, 3, stride=2, padding=1, bias=False)")
+    run = replace(own(tmp_path, source, put(BASELINE, {"schedule.steps": 8})), penalties=CASES["SpectReg"])
+    built = StackedModel.__init__
+    products: list[Any] = []
+    product = Windows._product
+
+    def init(self: StackedModel, models: Any) -> None:
+        built(self, models)
+        self.windows = True
+
+    def note(self: Windows, *args: Any) -> Any:
+        products.append(product(self, *args))
+        return products[-1]
+
+    monkeypatch.setattr(StackedModel, "__init__", init)
+    monkeypatch.setattr(Windows, "_product", note)
+    assert compared(varied(run)) < 1e-7
+    assert len(products) >= 2 * 8
+    assert all(isinstance(found, torch.Tensor) for found in products)
+
+
+def test_windows_leave_what_they_cannot_do() -> None:
+    x, weight = torch.randn(2, 4, 9, 9), torch.randn(6, 4, 3, 3)
+    for mode, options in (
+        (Windows(3), {"dilation": 2}),
+        (Windows(3), {"padding": "same"}),
+        (Windows(3), {"groups": 2, "weight": weight[:, :2]}),
+        (Windows(3, limit=10_000), {}),
+    ):
+        given = {"weight": weight, **options}
+        expected = torch.nn.functional.conv2d(x, **given)
+        with mode:
+            assert torch.equal(torch.nn.functional.conv2d(x, **given), expected)
+
+
+def test_numbers_of_a_graph_are_those_that_a_step_draws() -> None:
+    """The memory that a graph reads is filled with what each run's generator would have given."""
+    members = [Member.of(run, DIGITS, "cpu") for run in varied(replace(BASELINE, penalties=CASES["SpectReg"]))]
+    stack = StackedTraining(members)
+    states = [member.training.projections.get_state() for member in members]
+    index = torch.arange(3 * 20)
+    with _random.recorded() as drawn:
+        first = stack._objective(stack.x[index], stack.y[index])
+    assert [generator for _, generator in drawn] == [member.training.projections for member in members]
+    for member, state in zip(members, states, strict=True):
+        member.training.projections.set_state(state)
+    numbers = Numbers(drawn, torch.device("cpu"))
+    for again in range(2):
+        numbers.fill()
+        with _random.handed_out(numbers.draws, numbers.views):
+            found = stack._objective(stack.x[index], stack.y[index])
+        assert torch.equal(found.total, first.total) == (again == 0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
+@pytest.mark.parametrize("name", CASES)
+def test_steps_replayed_on_a_gpu_are_those_of_the_runs_alone(name: str, tmp_path: Path) -> None:
+    run = replace(own(tmp_path, EXACT_NET, put(BASELINE, {"schedule.steps": 32})), penalties=CASES[name])
+    runs = varied(run)
+    alone = [train(run, DIGITS, device="cuda")[1] for run in runs]
+    recorded: list[Any] = []
+    record = StepGraphs._record
+
+    def note(self: StepGraphs, *args: Any) -> Any:
+        recorded.append(record(self, *args))
+        return recorded[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StepGraphs, "_record", note)
+        stacked = train_stacked(runs, DIGITS, device="cuda")
+    assert len(recorded) >= 3  # the learning rate falls twice
+    for expected, ended in zip(alone, stacked, strict=True):
+        assert ended.member is not None
+        assert distance(expected, ended.member.training) < (1e-5 if "Difference" in name else 1e-7)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
+def test_checkpoint_of_a_stack_on_a_gpu_goes_on_alone(tmp_path: Path) -> None:
+    run = replace(own(tmp_path, EXACT_NET, put(BASELINE, {"schedule.steps": 20})), penalties=CASES["SpectReg"])
+    runs = varied(run)
+    keepers = [Keeping() for _ in runs]
+    with pytest.raises(StoppedError):
+        train_stacked(runs, DIGITS, device="cuda", watches=[Watch(keeper, stop=stopping(9)) for keeper in keepers])
+    for run, keeper in zip(runs, keepers, strict=True):
+        expected = train(run, DIGITS, device="cuda")[1]
+        assert distance(train(run, DIGITS, device="cuda", start=keeper.checkpoints[0])[1], expected) < 1e-7
 
 
 class Keeping:

@@ -195,8 +195,8 @@ def test_nan_is_not_known() -> None:
     assert [is_known(value) for value in (None, math.nan, 0.0, math.inf)] == [False, False, True, True]
 
 
-def test_an_arm_may_compare_another_number_of_its_results() -> None:
-    asked = [replace(arm(name, given=True), metric="test_top5_accuracy") for name in ("Baseline", "SpectReg")]
+def test_an_arm_may_compare_top_5_accuracies() -> None:
+    asked = [replace(arm(name, given=True), top=5) for name in ("Baseline", "SpectReg")]
     items = [found(one, [50.0, 60.0]) for one in asked]
     with pytest.raises(StudyError, match=r"Baseline compares 'test_top5_accuracy', which its runs did not measure"):
         summarize(study(asked, 2), items, command="")

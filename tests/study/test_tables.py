@@ -42,6 +42,7 @@ def test_csv_of_runs_has_a_line_for_each_seed_with_its_key() -> None:
     runs = [run for row in HOLES.rows for run in row.runs]
     assert [line["key"] for line in lines] == [run.key for run in runs]
     points = [point for row in HOLES.rows for point in row.points]
+    assert {line["half_squared_norm"] for line, point in zip(lines, points, strict=True) if point} == {"7.5"}
     assert [line["test_accuracy"] for line in lines] == ["" if point is None else str(point) for point in points]
 
 

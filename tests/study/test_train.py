@@ -87,7 +87,8 @@ def test_same_run_gives_the_same_numbers_bit_for_bit() -> None:
     first = measured(run)
     torch.manual_seed(99)
     assert measured(run) == first
-    assert set(first) == {"steps", "train_loss", "validation_accuracy", "test_accuracy", "jacobian_norm"}
+    kinds = {"steps", "train_loss", "validation_accuracy", "test_accuracy", "jacobian_norm", "half_squared_norm"}
+    assert set(first) == kinds
 
 
 def test_dropout_is_seeded_too() -> None:
@@ -271,6 +272,17 @@ def test_training_learns() -> None:
     assert found["validation_accuracy"] > 70
     assert found["train_loss"] < 1
     assert found["seconds"] > 0
+
+
+def test_norm_of_a_result_is_half_that_of_the_trained_matrices_and_filters() -> None:
+    found, training = train(put(SPECTREG, {"protocol.measure": "test", "schedule.steps": 3}), DIGITS)
+    names = [name for name, value in training.model.named_parameters() if value.ndim > 1]
+    assert len(names) == 4
+    state = training.model.state_dict()
+    expected = sum(float(state[name].double().square().sum()) for name in names) / 2
+    assert found["half_squared_norm"] == pytest.approx(expected, rel=1e-12)
+    # Biases, which are not among them, have moved as well.
+    assert any(float(value.abs().max()) > 0 for name, value in state.items() if name not in names)
 
 
 @pytest.mark.parametrize("name", ["adam", "sgd"])
@@ -458,7 +470,7 @@ def test_images_that_stay_bytes_train_the_same_network_bit_for_bit(
 
 def test_many_images_are_not_stacked(monkeypatch: pytest.MonkeyPatch) -> None:
     from gradreg.data import splits
-    from gradreg.study.stacked import train_stacked
+    from gradreg.study.stacked_loop import train_stacked
     from gradreg.study.stacked_model import StackError
 
     monkeypatch.setattr(splits, "LARGE", 0)

@@ -22,13 +22,23 @@ class Which:
     set: tuple[str, ...] = ()
     """Values to put in: seeds=3 schedule.steps=100 optimizer.learning_rate=0.001."""
     only: tuple[str, ...] = ()
-    """Arms to keep, by name or pattern; baselines stay."""
+    """Arms to keep, by name, group/name or pattern ("training points 500/*"); baselines of their groups stay."""
     scale: str | None = None
     """For studies that come in several sizes: smoke, quick, paper."""
+    protocol: str | None = None
+    """For studies of the paper, where its text and its published scripts differ: paper, scripts."""
 
     def load(self, store: Store, *, kept: bool = False) -> Loaded:
         """The study; as it was last run, where that is asked for and the store has it."""
-        return load_study(self.study, store, scale=self.scale, overrides=self.set, only=self.only, kept=kept)
+        return load_study(
+            self.study,
+            store,
+            scale=self.scale,
+            protocol=self.protocol,
+            overrides=self.set,
+            only=self.only,
+            kept=kept,
+        )
 
     def command(self, verb: str, store: Path) -> str:
         """What repeats it."""
@@ -36,6 +46,7 @@ class Which:
         words += ["--set", *self.set] if self.set else []
         words += ["--only", *self.only] if self.only else []
         words += ["--scale", self.scale] if self.scale else []
+        words += ["--protocol", self.protocol] if self.protocol else []
         words += ["--store", str(store)] if store != Path("runs") else []
         return shlex.join(words)
 

@@ -1,29 +1,27 @@
-"""The paper's table 4: SpectReg, DoubleBack and the confidence penalty on small CIFAR-10 and CIFAR-100."""
+"""Table 4 of the paper: SpectReg, DoubleBack and the confidence penalty on small CIFAR-10 and CIFAR-100."""
 
-from gradreg.studies._cifar import SEEDS, table4_arms
-from gradreg.studies._scales import called
+from gradreg.studies import _cifar
+from gradreg.studies._paper import Asked
 from gradreg.study.grid import Study
-
-ABOUT = (
-    "Which regularizer serves a medium residual network best with 200 labels a class? The paper's section 4.3 and "
-    "appendices B.2 and C.3, with its weights; the confidence penalty's are on the sum over a batch of 128, as in the "
-    "published scripts."
-)
 
 
 def study(scale: str = "paper", protocol: str = "paper") -> Study:
-    """Table 4.
+    """The table.
 
     Args:
-        scale: "paper", 50000 steps and 10 seeds (for a GPU); "quick", a narrow network, 1000 steps and 3 seeds, tens of
-            minutes on two cores; "smoke", seconds.
-        protocol: "paper", "scripts": see `gradreg.studies._cifar.cifar_run`.
+        scale: "paper", 50000 steps and 10 seeds (for a GPU); "quick", tens of minutes on two cores; "smoke", seconds.
+        protocol: "paper" or "scripts"; see `gradreg.studies._cifar`.
+
+    Source: the paper's section 4.3, table 4; appendices B.2 and C.3.
     """
-    name = called("table4", scale, protocol)
+    asked = Asked(scale, protocol)
     return Study(
-        name=name,
-        title="Table 4, small CIFAR-10 and CIFAR-100",
-        arms=table4_arms(scale=scale, protocol=protocol),
-        seeds=SEEDS[scale],
-        about=ABOUT,
+        name=asked.name("table4"),
+        title=asked.title("table 4: gradient regularization and the confidence penalty, small CIFAR"),
+        arms=_cifar.table4_arms(asked, (_cifar.TEN, _cifar.HUNDRED)),
+        seeds=_cifar.SEEDS[asked.scale],
+        about=(
+            "Which regularizer serves a residual network best with 200 labels a class? The paper finds SpectReg "
+            "ahead. " + _cifar.reading(asked)
+        ),
     )

@@ -1,28 +1,28 @@
-"""The paper's table 5: SpectReg on TinyImageNet-200, top-1 and top-5."""
+"""Table 5 of the paper: SpectReg on TinyImageNet-200, top-1 and top-5."""
 
-from gradreg.studies._scales import called
-from gradreg.studies._tinyimagenet import SEEDS, table5_arms
+from gradreg.studies import _tinyimagenet
+from gradreg.studies._paper import Asked
 from gradreg.study.grid import Study
-
-ABOUT = (
-    "Does SpectReg help ResNet-18 on TinyImageNet-200? The paper's section 4.5 and appendices B.3 and C.5. Its weight "
-    "of 20000 is of a normalization that it does not give, so the weight is searched on validation points, by top-1 "
-    "accuracy for both groups; the printed one stands beside it."
-)
 
 
 def study(scale: str = "paper", protocol: str = "paper") -> Study:
-    """Table 5.
+    """The table.
 
     Args:
-        scale: "paper", 75 epochs and 10 seeds (for a GPU); "quick", 40 images a class, a narrow network, 1000 steps and
-            3 seeds, tens of minutes on two cores; "smoke", seconds.
-        protocol: "paper", "scripts": see `gradreg.studies._tinyimagenet.tinyimagenet_run`.
+        scale: "paper", 75 epochs and 10 seeds (for a GPU); "quick", tens of minutes on two cores; "smoke", seconds.
+        protocol: "paper" or "scripts"; see `gradreg.studies._tinyimagenet`.
+
+    Source: the paper's section 4.5, table 5; appendices B.3 and C.5.
     """
+    asked = Asked(scale, protocol)
     return Study(
-        name=called("table5", scale, protocol),
-        title="Table 5, TinyImageNet-200",
-        arms=table5_arms(scale=scale, protocol=protocol),
-        seeds=SEEDS[scale],
-        about=ABOUT,
+        name=asked.name("table5"),
+        title=asked.title("table 5: TinyImageNet-200"),
+        arms=_tinyimagenet.table5_arms(asked, _tinyimagenet.WHOLE),
+        seeds=_tinyimagenet.SEEDS[asked.scale],
+        about=(
+            "Does SpectReg help ResNet-18 on TinyImageNet-200? Its printed weight of 20000 is of a normalization that "
+            "the paper does not give, so the weight is searched on validation points, by top-1 accuracy for both "
+            "groups; the printed one stands beside it. " + _tinyimagenet.reading(asked)
+        ),
     )

@@ -20,7 +20,7 @@ from typing import Any
 from gradreg.data.known import NOTES
 from gradreg.study.config import Model, Run, StudyError, out_of_range
 from gradreg.study.forms import DataForm, study_of
-from gradreg.study.grid import Grid, Range, Study, Tpe, kind, paths, put
+from gradreg.study.grid import Arm, Grid, Range, Study, Tpe, kind, paths, put
 from gradreg.study.own_data import Facts, own_data, with_content
 from gradreg.study.source import code_hash
 from gradreg.study.store import Store, write_atomically
@@ -32,7 +32,7 @@ _KEPT = "gradreg study 1"
 # Fields of a study that can be set from outside.
 _SETTABLE = ("name", "title", "seeds", "tuning_seeds", "correction", "pairs")
 
-_ONE_SCALE = "--scale got {scale!r}, but the study {what} has one scale only; leave it out."
+_ONLY_ONE = "--{option} got {value!r}, but the study {what} has one {option} only; leave it out."
 # Fields of a run that follow from the study.
 _DERIVED = ("seed", "protocol.measure", "data.content", "model.code", "penalties")
 
@@ -57,6 +57,7 @@ def load_study(
     store: Store,
     *,
     scale: str | None = None,
+    protocol: str | None = None,
     overrides: Sequence[str] = (),
     only: Sequence[str] = (),
     kept: bool = False,
@@ -67,8 +68,9 @@ def load_study(
         reference: a file that ends in .py, .toml or .json; or the name of a built-in study, or of one in the store.
         store: where the user's own data is kept.
         scale: handed to a study that is a function of it, such as "paper", "quick" or "smoke".
+        protocol: likewise, "paper" or "scripts": the paper's text, or what its published scripts do.
         overrides: "path=value", of the study ("seeds=3") or of every run that has the path ("schedule.steps=100").
-        only: patterns of arm names to keep; the baseline of each group stays.
+        only: patterns of arms to keep, by their names or by "group/name"; the baselines of their groups stay.
         kept: take the study as it was last run, where the store has one of that name and nothing is put in.
 
     Raises:
@@ -76,7 +78,8 @@ def load_study(
     """
     path = Path(reference).expanduser()
     known = store.directory / "studies" / reference / "study.json"
-    if kept and scale is None and not overrides and not only and known.is_file():
+    options = {name: value for name, value in (("scale", scale), ("protocol", protocol)) if value is not None}
+    if kept and not options and not overrides and not only and known.is_file():
         return _kept(known)
     is_python = path.suffix == ".py" or reference in names()
     data: dict[str, DataForm] = {}
@@ -85,21 +88,21 @@ def load_study(
         if not path.is_file():
             raise StudyError(f"the study {reference} is not there; expected a file, or one of {', '.join(names())}.")
         if path.suffix == ".py":
-            study, data = _of_module(_module(path), reference, scale)
+            study, data = _of_module(_module(path), reference, options)
         elif path.suffix == ".toml":
             study, data = study_of(_parsed(path, tomllib.loads), f"the study {reference}")
         else:
             study, notes = _of_json(path)
     elif reference in names():
-        study, data = _of_module(importlib.import_module(f"{BUILT_IN}.{reference}"), reference, scale)
+        study, data = _of_module(importlib.import_module(f"{BUILT_IN}.{reference}"), reference, options)
     elif known.is_file():
         study, notes = _of_json(known)
     else:
         raise StudyError(
             f"there is no study of that name: {unknown(reference, names())} (Or a file: mine.py, mine.toml.)"
         )
-    if scale is not None and not is_python:
-        raise StudyError(_ONE_SCALE.format(scale=scale, what=reference))
+    if not is_python:
+        _refuse(options, reference)
     study = _chosen(_checked(overridden(study, overrides), reference), only)
     base = path.parent if path.suffix else Path()
     facts = {name: own_data(base / form.path, store, image_size=form.image_size) for name, form in data.items()}
@@ -140,17 +143,17 @@ def kept_studies(store: Store) -> Iterator[Study]:
 # --- forms ------------------------------------------------------------------------------------------------------------
 
 
-def _of_module(module: ModuleType, what: str, scale: str | None) -> tuple[Study, dict[str, DataForm]]:
-    """``STUDY``, or ``study()``, or ``study(scale=...)``; with ``DATA``, the paths of the user's own data by name."""
+def _of_module(module: ModuleType, what: str, options: Mapping[str, str]) -> tuple[Study, dict[str, DataForm]]:
+    """``STUDY``, or ``study()`` with those of ``scale`` and ``protocol`` that it names; with ``DATA``, the paths of the
+    user's own data by name."""
     found = getattr(module, "STUDY", None) or getattr(module, "study", None)
     if callable(found):
-        takes_scale = "scale" in inspect.signature(found).parameters
-        if scale is not None and not takes_scale:
-            raise StudyError(_ONE_SCALE.format(scale=scale, what=what))
+        taken = inspect.signature(found).parameters
+        _refuse({name: value for name, value in options.items() if name not in taken}, what)
         with _explained(what, Path(module.__file__ or "")):
-            found = found(scale=scale) if scale is not None else found()
-    elif scale is not None:
-        raise StudyError(_ONE_SCALE.format(scale=scale, what=what))
+            found = found(**options)
+    else:
+        _refuse(options, what)
     if not isinstance(found, Study):
         raise StudyError(
             f"the study {what} has {type(found).__name__}; expected STUDY = gradreg.study.grid.Study(...), or a "
@@ -160,6 +163,12 @@ def _of_module(module: ModuleType, what: str, scale: str | None) -> tuple[Study,
     if not isinstance(paths, Mapping):
         raise StudyError(f"the study {what} has DATA={paths!r}; expected a dict of paths by name.")
     return found, {str(name): DataForm(str(path)) for name, path in paths.items()}
+
+
+def _refuse(options: Mapping[str, str], what: str) -> None:
+    """Options of a study that does not take them."""
+    for option, value in options.items():
+        raise StudyError(_ONLY_ONE.format(option=option, value=value, what=what))
 
 
 def _module(path: Path) -> ModuleType:
@@ -288,13 +297,17 @@ def _plain(value: Any) -> Any:
 def _chosen(study: Study, only: Sequence[str]) -> Study:
     if not only:
         return study
-    known = list(dict.fromkeys(arm.name for arm in study.arms))
-    wrong = [unknown(p, known) for p in only if not any(fnmatch(name.lower(), p.lower()) for name in known)]
+
+    def names(arm: Arm, pattern: str) -> bool:
+        return any(fnmatch(name.lower(), pattern.lower()) for name in (arm.name, arm.id))
+
+    known = list(dict.fromkeys([*(arm.name for arm in study.arms), *(arm.id for arm in study.arms)]))
+    wrong = [unknown(pattern, known) for pattern in only if not any(names(arm, pattern) for arm in study.arms)]
     if wrong:
         raise StudyError("--only: " + "; ".join(wrong))
-    baselines = {group[0].id for group in study.groups().values()}
-    arms = [a for a in study.arms if a.id in baselines or any(fnmatch(a.name.lower(), p.lower()) for p in only)]
-    return replace(study, arms=tuple(arms))
+    kept = [arm for arm in study.arms if any(names(arm, pattern) for pattern in only)]
+    baselines = {arms[0].id for group, arms in study.groups().items() if any(arm.group == group for arm in kept)}
+    return replace(study, arms=tuple(arm for arm in study.arms if arm in kept or arm.id in baselines))
 
 
 def _hashed(study: Study, facts: dict[str, Facts]) -> Study:

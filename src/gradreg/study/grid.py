@@ -102,7 +102,8 @@ class Arm:
         search: how hyper-parameters are chosen on the validation points; None where all are given.
         group: arms of one group are compared with each other, the first being the baseline.
         reported: the paper's number.
-        metric: which number of a final run's result is compared; a percentage, such as "test_top5_accuracy".
+        reported_weight: the weight that the paper selected for the first penalty, in the unit of the arm's own.
+        top: compare how often the label is among so many of the highest scores; the run's `Protocol.top_k` measures it.
     """
 
     name: str
@@ -110,7 +111,8 @@ class Arm:
     search: Search | None = None
     group: str = ""
     reported: Reported | None = None
-    metric: str = "test_accuracy"
+    reported_weight: float | None = None
+    top: int = 1
 
     @property
     def id(self) -> str:

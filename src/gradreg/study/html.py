@@ -15,6 +15,7 @@ from gradreg.study.grid import Grid, Search, Tpe
 from gradreg.study.search_figures import gave_up, searches
 from gradreg.study.summary import Group, Row, Summary, is_known
 from gradreg.study.verdict import SIGNIFICANT, better, call, counts, first_line, gain, known, number, verdicts
+from gradreg.study.weight_figures import by_weight
 
 # Outlines of the figures' markers, in a box of 12 by 12.
 OUTLINES = {
@@ -86,6 +87,7 @@ def html(summary: Summary, *, created: str) -> str:
         has_paper=report.has_paper(summary),
         accuracy=figures.accuracy(summary),
         trend=figures.trend(summary),
+        by_weight=by_weight(summary),
         searches=searches(summary),
         searched=_searched(summary),
         norms=figures.norms(summary),

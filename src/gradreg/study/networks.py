@@ -14,20 +14,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradreg.models import MLP, ConvNet, LeNet5, ResNet, ResNet18, SmallCNN
+from gradreg.models import MLP, ConvNet, LeNet5, Regularization, ResNet, ResNet18, SmallCNN
 from gradreg.study.config import StudyError
 from gradreg.study.source import file_hash, parted, source_file
 from gradreg.study.suggest import unknown
 
 Shape = tuple[int, ...]
 
+# What a network is made by, which inputs it fits, and these in words.
+_Kind = tuple[Callable[[Shape, int], nn.Module], Callable[[Shape], bool], str]
+
+
+def _lenet(regularization: Regularization) -> _Kind:
+    return lambda shape, classes: LeNet5(regularization, classes=classes), lambda s: s == (1, 28, 28), "(1, 28, 28)"
+
+
 _IMAGES: tuple[Callable[[Shape], bool], str] = (
     lambda shape: len(shape) == 3 and min(shape[1:]) >= 8,
     "(channels, height, width) with sides of at least 8",
 )
-# By name: what it is made by, which inputs it fits, and these in words.
-BUILT_IN: dict[str, tuple[Callable[[Shape, int], nn.Module], Callable[[Shape], bool], str]] = {
-    "lenet5": (lambda shape, classes: LeNet5(classes=classes), lambda shape: shape == (1, 28, 28), "(1, 28, 28)"),
+# By name.
+BUILT_IN: dict[str, _Kind] = {
+    "lenet5": _lenet("dropout"),
+    "lenet5-batchnorm": _lenet("batchnorm"),
+    "lenet5-batch-statistics": _lenet("batch-statistics"),
+    "lenet5-plain": _lenet("none"),
     "small-cnn": (lambda shape, classes: SmallCNN(classes=classes), lambda shape: shape == (1, 8, 8), "(1, 8, 8)"),
     "convnet": (lambda shape, classes: ConvNet(shape[0], (shape[1], shape[2]), classes), *_IMAGES),
     "resnet": (lambda shape, classes: ResNet(shape[0], classes), *_IMAGES),
@@ -36,11 +47,6 @@ BUILT_IN: dict[str, tuple[Callable[[Shape, int], nn.Module], Callable[[Shape], b
     "resnet18": (lambda shape, classes: ResNet18(shape[0], classes), *_IMAGES),
     "resnet18-width16": (lambda shape, classes: ResNet18(shape[0], classes, width=16), *_IMAGES),
     "mlp": (lambda shape, classes: MLP(math.prod(shape), classes), lambda shape: True, "of any shape"),
-    "sin-mlp": (
-        lambda shape, classes: MLP(math.prod(shape), classes, width=64, hidden=5),
-        lambda shape: True,
-        "of any shape",
-    ),
 }
 _ACCEPTED = (
     "def factory(*, classes, shape, channels, size, features), each of these only where it wants it: the number of "
@@ -54,10 +60,11 @@ def network(name: str, shape: Shape, classes: int) -> nn.Module:
     """Makes a network, with weights drawn from torch's global generator.
 
     Args:
-        name: of a built-in network, such as "lenet5", "convnet", "resnet" or "mlp" (`BUILT_IN` has all); or
-            ``module:factory``, as in ``mynet:build`` or ``nets/mynet.py:Net``: a function or a class that gives a
-            network. It is called with those of ``classes``, ``shape``, ``channels``, ``size`` and ``features`` that it
-            names (with ``**kwargs`` also ``classes`` and ``shape``).
+        name: of a built-in network, such as "lenet5" (with dropout), "lenet5-batchnorm", "lenet5-batch-statistics",
+            "lenet5-plain" (see `LeNet5`), "convnet", "resnet" or "mlp" (`BUILT_IN` has all); or ``module:factory``, as
+            in ``mynet:build`` or ``nets/mynet.py:Net``: a function or a class that gives a network. It is called with
+            those of ``classes``, ``shape``, ``channels``, ``size`` and ``features`` that it names (with ``**kwargs``
+            also ``classes`` and ``shape``).
         shape: of one input: (C, H, W) or (D,).
         classes: number of outputs.
 

@@ -62,12 +62,13 @@ def accuracy(summary: Summary, row: Row) -> str:
 
 
 def weight(row: Row) -> str:
-    """The weights of the penalties, and whatever else was selected by its name."""
+    """The weights of the penalties, whatever else was selected by its name, and the weight that the paper selected."""
+    paper = [] if row.arm.reported_weight is None else [f"paper {number(row.arm.reported_weight)}"]
     if not row.selected and row.arm.search is not None:
-        return MISSING
+        return ", ".join([MISSING, *paper])
     run = row.runs[0] if row.runs else row.arm.run
     weights = "+".join(number(penalty.weight) for penalty in run.penalties)
-    return ", ".join(filter(None, [weights, *others(row)])) or NONE
+    return ", ".join(filter(None, [weights, *others(row), *paper])) or NONE
 
 
 def title(summary: Summary) -> str:
@@ -116,6 +117,8 @@ def measured(summary: Summary) -> list[str]:
         f"||J||: mean of ||d logits / d input||_F on the first {points} test points, mean over the seeds; cost: "
         "median time of a training step over the baseline's, on one thread, interleaved",
     ]
+    if any(row.arm.reported_weight is not None for row in summary.rows):
+        found.append("beside a weight: the one that the paper selected, in the same unit")
     if has_paper(summary):
         found.append(
             "paper: mean (standard deviation) as the paper reports it; ours - paper: the difference of the means, in "

@@ -7,10 +7,8 @@ parameters of the runs are disjoint: the gradient of the sum of their losses is 
 """
 
 import copy
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import torch
@@ -20,21 +18,15 @@ from torch.nn.functional import cross_entropy
 import gradreg as gr
 from gradreg.data.dataset import Dataset
 from gradreg.penalties.passes import Passes
-from gradreg.study.config import Run, StudyError, stack_kind
-from gradreg.study.shares import DROPOUT, kept, random_states
-from gradreg.study.stacked_model import ALONE, Drop, Generators, StackedModel, StackError, stacked_penalty
+from gradreg.study.config import Run, stack_kind
+from gradreg.study.shares import DROPOUT, kept
+from gradreg.study.stacked_graph import StepGraphs
+from gradreg.study.stacked_model import ALONE, Drop, RandomState, StackedModel, StackError, stacked_penalty
 from gradreg.study.train import (
-    LOOK_EVERY,
-    StoppedError,
     Training,
-    Watch,
-    batches,
     build_optimizer,
     build_scheduler,
     divide,
-    look,
-    marks_of,
-    measure,
 )
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -47,12 +39,12 @@ class Member:
     Attributes:
         training: the run by itself: what the stack begins with, and where `StackedTraining.pull` puts what it has come
             to.
-        states: of torch's global generators, as they would be if it trained alone.
+        state: of torch's global generators, as they would be if it trained alone.
         place: its number among the runs that were given.
     """
 
     training: Training
-    states: list[Tensor]
+    state: RandomState
     place: int = 0
 
     @classmethod
@@ -61,11 +53,11 @@ class Member:
         training = Training(run, divide(run, data), len(data.classes), device)
         if start is not None:
             training.restore(start)
-        return cls(training, random_states(training.device), place)
+        return cls(training, RandomState(training.device), place)
 
     def checkpoint(self) -> bytes:
         """The state as the run by itself would keep it."""
-        with Generators(self.training.device, self.states):
+        with self.state.used():
             return self.training.state()
 
 
@@ -76,6 +68,11 @@ class StackedResult:
     total: Tensor
     task: Tensor
     terms: dict[str, Tensor]
+
+    def detached(self) -> "StackedResult":
+        """Without what its tensors were computed from."""
+        terms = {name: term.detach() for name, term in self.terms.items()}
+        return StackedResult(self.total.detach(), self.task.detach(), terms)
 
     def of_each(self) -> list[gr.Result]:
         """The results of the runs, on the CPU."""
@@ -118,6 +115,16 @@ class StackedTraining:
         self._starts = torch.arange(len(members))[:, None] * len(first.y)
         self._build()
         self._check()
+        self.graphs = self._new_graphs()
+
+    def _new_graphs(self) -> StepGraphs | None:
+        """On a GPU, what replays steps."""
+        if self.device.type != "cuda":
+            return None
+        for group in self.optimizer.param_groups:
+            group["capturable"] = True
+        drawing = [member.state.gpu for member in self.members if member.state.gpu is not None and self._drops]
+        return StepGraphs(self.device, drawing)
 
     def _build(self) -> None:
         """Stacks what the members have come to."""
@@ -143,11 +150,16 @@ class StackedTraining:
             name: stacked_penalty(penalty, first.model, generators)
             for name, penalty in first.objective.penalties.items()
         }
-        self.weights = {
+        self._weights = {
             name: torch.tensor([t.objective.penalties[name].weight for t in trainings], dtype=torch.float64)
             for name in self.penalties
         }
+        # Those of a step, times the factor of the schedule.
+        self.weights = {name: weights.to(self.device, copy=True) for name, weights in self._weights.items()}
+        self._factors = dict.fromkeys(self.penalties, 1.0)
         self._drops: list[Drop] | None = None
+        self.graphs: StepGraphs | None = None
+        self._rates: tuple[float, ...] = ()
 
     def _parameters(self) -> Iterator[tuple[list[Tensor], Tensor]]:
         """Each parameter of all members, with the stacked one."""
@@ -161,16 +173,37 @@ class StackedTraining:
 
     def advance(self, chosen: Tensor) -> StackedResult:
         """One step of each run on the examples at these positions, (R, B)."""
-        index = (chosen + self._starts).flatten().to(self.device)
+        index = (chosen + self._starts).flatten()
+        self._weigh()
+        result = self._take(index.to(self.device)) if self.graphs is None else self._replayed(self.graphs, index)
+        self.scheduler.step()
+        for member in self.members:
+            member.training.step += 1
+        return result
+
+    def _take(self, index: Tensor) -> StackedResult:
+        """Moves the parameters, by the examples at these positions."""
         self.model.masks = self._masks()
         result = self._objective(self.x[index], self.y[index])
         result.total.sum().backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.scheduler.step()
-        for member in self.members:
-            member.training.step += 1
-        return result
+        return result.detached()
+
+    def _replayed(self, graphs: StepGraphs, index: Tensor) -> StackedResult:
+        rates = tuple(group["lr"] for group in self.optimizer.param_groups)
+        if rates != self._rates:  # a graph holds them as numbers
+            graphs.forget()
+            self._rates = rates
+        due = tuple(name for name, penalty in self.penalties.items() if penalty.is_due(self.step))
+        return graphs.take(due, self._take, index)
+
+    def _weigh(self) -> None:
+        """Puts the weights of the step where it reads them."""
+        for name, penalty in self.penalties.items():
+            if penalty.is_due(self.step) and (factor := penalty.schedule.factor(self.step)) != self._factors[name]:
+                self._factors[name] = factor
+                self.weights[name].copy_(factor * self._weights[name])
 
     def _objective(self, x: Tensor, y: Tensor) -> StackedResult:
         """`gradreg.Objective` of each run on its part of the examples."""
@@ -184,8 +217,7 @@ class StackedTraining:
                 terms[name] = torch.zeros_like(task)
                 continue
             values = penalty.per_example(seen).reshape(shape).mean(1)
-            weights = self.weights[name] * penalty.schedule.factor(self.step)
-            terms[name] = weights.to(values) * values
+            terms[name] = self.weights[name].to(values) * values
         total = torch.stack([task, *(term.to(task.dtype) for term in terms.values())]).sum(0) if terms else task
         return StackedResult(total, task, terms)
 
@@ -196,9 +228,8 @@ class StackedTraining:
             return []
         drawn = []
         for member in self.members:
-            with Generators(self.device, member.states) as states:
+            with member.state.drawing():
                 drawn.append([drop.mask(self.device) for drop in self._drops])
-                member.states = states()
         return [torch.stack(masks) for masks in zip(*drawn, strict=True)]
 
     def pull(self) -> None:
@@ -233,7 +264,7 @@ class StackedTraining:
         self._starts = self._starts[: len(keep)]
         drops = self._drops
         self._build()
-        self._drops = drops
+        self._drops, self.graphs = drops, self._new_graphs()
 
     # --- whether the stack does what the runs do
 
@@ -246,10 +277,12 @@ class StackedTraining:
         first, size = self.members[0], self.members[0].training.run.schedule.batch_size
         x, y = first.training.x, first.training.y
         chosen = torch.arange(size) % len(y)
-        with kept(first.training.model), Generators(self.device, first.states):
+        self._weigh()
+        backs = [member.state.snapshot() for member in self.members]
+        with kept(first.training.model), first.state.used():
             alone = self._alone(x[chosen.to(self.device)], y[chosen.to(self.device)])
             buffers = [buffer.clone() for buffer in first.training.model.buffers()]
-        states = [[state.clone() for state in member.states] for member in self.members]
+        backs[0]()
         projections = [member.training.projections.get_state() for member in self.members]
         index = (chosen.expand(len(self.members), -1) + self._starts).flatten().to(self.device)
         try:
@@ -262,8 +295,8 @@ class StackedTraining:
                 raise
             raise StackError(f"the stacked network fails ({str(error).splitlines()[0]}); {ALONE}.") from error
         finally:
-            for member, state, own in zip(self.members, states, projections, strict=True):
-                member.states = state
+            for member, back, own in zip(self.members, backs, projections, strict=True):
+                back()
                 member.training.projections.set_state(own)
         pairs = [(alone.total, stacked.total[0]), (alone.task, stacked.task[0]), *zip(buffers, found, strict=True)]
         for one, other in pairs:
@@ -298,118 +331,3 @@ class StackedTraining:
             self._drops = calls[0] if calls else []
             for handle in handles:
                 handle.remove()
-
-
-# --- the loop ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a run of a stack ended: with a result and its training, or with an error."""
-
-    result: dict[str, Any] | None = None
-    member: Member | None = None
-    error: StudyError | None = None
-
-
-def train_stacked(
-    runs: Sequence[Run],
-    data: Dataset,
-    *,
-    device: str = "cpu",
-    starts: Sequence[bytes | None] | None = None,
-    watches: Sequence[Watch] | None = None,
-    failed: Callable[[int, StudyError], None] = lambda place, error: None,
-) -> list[Ended]:
-    """Trains several networks at once; each comes out as from `gradreg.study.train.train`, to rounding.
-
-    Args:
-        runs: equal but for seeds and penalty weights.
-        data: their data set.
-        device: where.
-        starts: checkpoints at the same step, for each run; None to begin.
-        watches: where the metrics and checkpoints of each run go; the times are those of the first.
-        failed: called with the place of a run whose loss is not finite; the others go on without it.
-
-    Returns:
-        How each run ended; ``seconds`` of a result are its share of the time.
-
-    Raises:
-        StackError: the runs cannot be stacked.
-        StoppedError: `Watch.stop` of any said so; all have checkpoints.
-    """
-    torch.set_num_threads(1)
-    starts = starts or [None] * len(runs)
-    watches = watches or [Watch() for _ in runs]
-    members = [Member.of(run, data, device, start, i) for i, (run, start) in enumerate(zip(runs, starts, strict=True))]
-    ended: dict[int, Ended] = {}
-
-    def out(member: Member, error: StudyError) -> None:
-        ended[member.place] = Ended(error=error)
-        failed(member.place, error)
-
-    stack = StackedTraining(members)
-    _loop(stack, watches, out)
-    stack.pull()
-    for member in stack.members:
-        if member.place not in ended:
-            ended[member.place] = Ended(measure(member.training), member)
-    return [ended[i] for i in range(len(runs))]
-
-
-def _loop(stack: StackedTraining, watches: Sequence[Watch], out: Callable[[Member, StudyError], None]) -> None:
-    """The steps that are left, as in `gradreg.study.train`, with the time divided among the runs."""
-    run, first, at = stack.members[0].training.run, watches[0], stack.step
-    marks = marks_of(run)
-    streams = {m: islice(batches(len(m.training.y), m.training.run), at, None) for m in stack.members}
-    last = saved = time.monotonic()
-    beaten = last - first.beat_seconds
-    while stack.members and stack.step < run.steps:
-        if any(watch.stop() for watch in watches):
-            _save(stack, watches)
-            raise StoppedError(f"stopped after step {stack.step} of {run.steps}; its state is kept")
-        if time.monotonic() - beaten >= first.beat_seconds:
-            for member in stack.members:
-                if (keeper := watches[member.place].keeper) is not None:
-                    keeper.beat(stack.step, run.steps)
-            beaten = time.monotonic()
-        result = stack.advance(torch.stack([next(streams[member]) for member in stack.members]))
-        now = time.monotonic()
-        for member in stack.members:
-            member.training.seconds += (now - last) / len(stack.members)
-        last, step = now, stack.step
-        if step % LOOK_EVERY == 0 or step == run.steps:
-            _look(stack, result, watches, marks, out)
-        if now - saved >= first.checkpoint_seconds and step < run.steps:
-            _save(stack, watches)
-            saved = time.monotonic()
-
-
-def _save(stack: StackedTraining, watches: Sequence[Watch]) -> None:
-    stack.pull()
-    for member in stack.members:
-        if (keeper := watches[member.place].keeper) is not None:
-            keeper.save_checkpoint(member.checkpoint())
-
-
-def _look(
-    stack: StackedTraining,
-    result: StackedResult,
-    watches: Sequence[Watch],
-    marks: tuple[set[int], set[int]],
-    out: Callable[[Member, StudyError], None],
-) -> None:
-    """Looks at each run; takes those out whose loss is not finite."""
-    if stack.step in marks[0]:
-        stack.pull()
-    lost = []
-    for member, own in zip(stack.members, result.of_each(), strict=True):
-        try:
-            look(member.training, own, watches[member.place].keeper, marks)
-        except StudyError as error:
-            lost.append(member)
-            out(member, error)
-    if len(lost) == len(stack.members):
-        stack.members = []
-    elif lost:
-        stack.remove(lost)

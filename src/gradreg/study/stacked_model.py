@@ -2,12 +2,15 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
 
 import gradreg as gr
 from gradreg.jacobian.engine import Engine
@@ -49,6 +52,7 @@ class StackedModel(nn.Module):
         models: of the runs, in training mode.
 
     Attributes:
+        windows: whether convolutions are products with windows; by default on a GPU.
         masks: of the next passes: for each call of a dropout layer one, (R, B, ...).
 
     Shapes: (R * B, ...), the examples of one run after those of the other, to (R * B, C).
@@ -69,6 +73,7 @@ class StackedModel(nn.Module):
         for layer in template.modules():
             if type(layer) in DROPOUT:
                 layer.forward = self._forward_of(layer)  # type: ignore[method-assign]
+        self.windows = any(p.is_cuda for p in self.parameters())
         self._template = (template,)  # in a tuple: its parameters are not this module's
         self._waiting: Iterator[Tensor] = iter(())
 
@@ -85,7 +90,8 @@ class StackedModel(nn.Module):
 
     def _of_one(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, masks: Any) -> Tensor:
         self._waiting = iter(masks)
-        return torch.func.functional_call(self._template[0], (parameters, buffers), (x,))
+        with Windows(self.runs) if self.windows else nullcontext():
+            return torch.func.functional_call(self._template[0], (parameters, buffers), (x,))
 
     def _forward_of(self, layer: Any) -> Callable[[Tensor], Tensor]:
         def forward(input: Tensor) -> Tensor:
@@ -97,6 +103,46 @@ class StackedModel(nn.Module):
             return input.mul_(mask) if layer.inplace else input * mask
 
         return forward
+
+
+class Windows(TorchFunctionMode):
+    """Makes two-dimensional convolutions products of the filters with the windows of the image.
+
+    Filters of each run's own make a grouped convolution, which cuDNN is slow at, and torch differentiates its backward
+    pass group by group; a batched product takes all runs at once, both ways.
+
+    Args:
+        runs: how many are stacked.
+        limit: convolutions whose windows take more bytes are left as they are.
+    """
+
+    def __init__(self, runs: int, limit: int = 2**30):
+        super().__init__()
+        self.runs, self.limit = runs, limit
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Exchanges a convolution where that is possible."""
+        if func is F.conv2d and (found := self._product(*args, **(kwargs or {}))) is not None:
+            return found
+        return func(*args, **(kwargs or {}))
+
+    def _product(
+        self, input: Tensor, weight: Tensor, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
+        groups: int = 1,
+    ) -> Tensor | None:  # fmt: skip
+        pairs = [(value, value) if isinstance(value, int) else value for value in (stride, padding, dilation)]
+        stride, padding, dilation = pairs
+        if isinstance(padding, str) or groups > 1 or tuple(dilation) != (1, 1) or input.ndim != 4:
+            return None
+        x = F.pad(input, (padding[1], padding[1], padding[0], padding[0])) if any(padding) else input
+        windows = x.unfold(2, weight.shape[2], stride[0]).unfold(3, weight.shape[3], stride[1])
+        if windows.numel() * x.element_size() * self.runs > self.limit:
+            return None
+        batch, _, height, width, *_ = windows.shape
+        columns = windows.permute(1, 4, 5, 0, 2, 3).reshape(weight[0].numel(), -1)
+        z = weight.flatten(1) @ columns
+        z = z if bias is None else z + bias[:, None]
+        return z.unflatten(1, (batch, height, width)).transpose(0, 1)
 
 
 # --- penalties --------------------------------------------------------------------------------------------------------
@@ -157,21 +203,58 @@ def stacked_penalty(penalty: gr.Penalty, model: nn.Module, generators: Sequence[
     return stacked
 
 
-class Generators:
-    """Puts states into torch's global generators for a while; within, called, it gives what they have come to."""
+class RandomState:
+    """What torch's global generators would have come to if a run trained alone: at first what they are.
 
-    def __init__(self, device: torch.device, states: Sequence[Tensor]):
-        self.device, self.states = device, states
+    On a GPU the global generator can be made to share the run's state, without a copy, so that a CUDA graph in which
+    it draws moves that state on.
 
-    def __enter__(self) -> Callable[[], list[Tensor]]:
-        self.before = random_states(self.device)
-        self._put(self.states)
-        return lambda: random_states(self.device)
+    Args:
+        device: where the run trains.
 
-    def __exit__(self, *_: object) -> None:
-        self._put(self.before)
+    Attributes:
+        gpu: a generator with the state of the GPU's; None on a CPU.
+    """
 
-    def _put(self, states: Sequence[Tensor]) -> None:
-        torch.set_rng_state(states[0])
-        if len(states) > 1:
-            torch.cuda.set_rng_state(states[1], self.device)
+    def __init__(self, device: torch.device):
+        self.cpu, *others = random_states(device)
+        self.gpu = Generator(device).set_state(others[0]) if others else None
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """Within, the global generators are the run's own."""
+        before = torch.get_rng_state()
+        torch.set_rng_state(self.cpu)
+        try:
+            with self.drawing() if self.gpu else nullcontext():
+                yield
+        finally:
+            self.cpu = torch.get_rng_state()
+            torch.set_rng_state(before)
+
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        """Within, the global generator of the device is the run's own."""
+        if self.gpu is None:
+            with self.used():
+                yield
+            return
+        index = self.gpu.device.index
+        shared = torch.cuda.default_generators[torch.cuda.current_device() if index is None else index]
+        before = shared.graphsafe_get_state()
+        shared.graphsafe_set_state(self.gpu)
+        try:
+            yield
+        finally:
+            shared.graphsafe_set_state(before)
+
+    def snapshot(self) -> Callable[[], None]:
+        """Notes the state; what is returned puts it back."""
+        cpu, gpu = self.cpu, self.gpu and self.gpu.get_state()
+
+        def back() -> None:
+            self.cpu = cpu
+            if self.gpu is not None and gpu is not None:
+                self.gpu.set_state(gpu)
+
+        return back

@@ -132,7 +132,7 @@ def _train(held: dict[Task, RunFiles], answers: dict[Task, Answer]) -> str:
 
 def _train_group(starts: dict[Task, bytes | None], held: dict[Task, RunFiles], answers: dict[Task, Answer]) -> None:
     """Trains runs at the same step, and keeps what comes out."""
-    from gradreg.study.stacked import train_stacked
+    from gradreg.study.stacked_loop import train_stacked
     from gradreg.study.train import Watch
     from gradreg.study.trained import pack_model
 

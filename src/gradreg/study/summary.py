@@ -56,7 +56,7 @@ class Row:
         edges: paths whose selected value is the smallest or largest that was tried.
         tried: what the search tried.
         runs: the final runs, one per seed.
-        points: test accuracy in percent (or what else `Arm.metric` says), by seed; None where the run is missing or
+        points: test accuracy in percent (top-k where `Arm.top` says so), by seed; None where the run is missing or
             failed.
         failures: what went wrong, by seed, for the runs that failed; at seed None, what went wrong in tuning.
         accuracy: over the seeds that are there; None where there is none.
@@ -65,6 +65,7 @@ class Row:
         norms: mean ||J_g||_F on test points, by seed.
         cost: time of a training step over that of the group's baseline; None where not measured.
         curves: of the final runs.
+        half_squared_norms: half the squared L2 norm of the trained weights, by seed; None where not measured.
     """
 
     arm: Arm
@@ -81,6 +82,7 @@ class Row:
     norms: tuple[float | None, ...]
     cost: float | None
     curves: tuple[Curve, ...]
+    half_squared_norms: tuple[float | None, ...] = ()
 
     @property
     def reported(self) -> Reported | None:
@@ -227,16 +229,18 @@ def _row(item: Found, baseline: Found) -> Row:
         norms=tuple(None if r is None else float(r["jacobian_norm"]) for r in item.results),
         cost=cost,
         curves=item.curves,
+        half_squared_norms=tuple(None if r is None else r.get("half_squared_norm") for r in item.results),
     )
 
 
 def _points(item: Found) -> tuple[float | None, ...]:
-    name = item.arm.metric
+    """What an arm compares, by seed."""
+    name = "test_accuracy" if item.arm.top == 1 else f"test_top{item.arm.top}_accuracy"
     for result in item.results:
         if result is not None and name not in result:
             raise StudyError(
-                f"{item.arm.id} compares {name!r}, which its runs did not measure; expected one of "
-                f"{', '.join(key for key in result if key.startswith('test_'))}, or protocol.top_k=5 in its run."
+                f"{item.arm.id} compares {name!r}, which its runs did not measure; expected protocol.top_k="
+                f"{item.arm.top} in its run."
             )
     return tuple(None if result is None else float(result[name]) for result in item.results)
 

@@ -30,8 +30,7 @@ ARM_COLUMNS = (
     "paper_mean",
     "paper_sd",
 )
-# The metric says which accuracy it is: of arms that compare another, such as "test_top5_accuracy".
-RUN_COLUMNS = ("group", "arm", "seed", "key", "test_accuracy", "jacobian_norm", "metric")
+RUN_COLUMNS = ("group", "arm", "seed", "key", "test_accuracy", "jacobian_norm", "half_squared_norm")
 # What LaTeX takes for commands.
 ESCAPES = {
     "\\": r"\textbackslash{}",
@@ -77,10 +76,10 @@ def csv_runs(summary: Summary) -> str:
     return _csv(
         RUN_COLUMNS,
         (
-            [group.name, row.arm.name, run.seed, run.key, point, norm, row.arm.metric]
+            [group.name, row.arm.name, run.seed, run.key, point, norm, squares]
             for group in summary.groups
             for row in group.rows
-            for run, point, norm in zip(row.runs, row.points, row.norms, strict=True)
+            for run, point, norm, squares in zip(row.runs, row.points, row.norms, row.half_squared_norms, strict=True)
         ),
     )
 

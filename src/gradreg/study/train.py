@@ -197,9 +197,9 @@ def train(
 
     Returns:
         ``validation_accuracy`` in percent, ``train_loss`` of the last steps, ``steps``, ``seconds``; where test points
-        are measured also ``test_accuracy`` in percent (and ``test_top5_accuracy``, where `Protocol.top_k` is 5) and
-        ``jacobian_norm``, the mean of ||J_g||_F over the first test points. And the training with its network, and
-        with the state after the last step.
+        are measured also ``test_accuracy`` in percent (and ``test_top5_accuracy``, where `Protocol.top_k` is 5),
+        ``jacobian_norm``, the mean of ||J_g||_F over the first test points, and ``half_squared_norm`` of the weights.
+        And the training with its network, and with the state after the last step.
 
     Raises:
         StudyError: the loss is not finite; names the step.
@@ -237,7 +237,21 @@ def measure(training: Training) -> dict[str, Any]:
             )
         points = parts.prepared(parts.test_x[: run.protocol.norm_points].to(training.device))
         found["jacobian_norm"] = gr.metrics.jacobian_norms(model, points).mean().item()
+        found["half_squared_norm"] = half_squared_norm(model)
     return found
+
+
+def half_squared_norm(model: nn.Module) -> float:
+    """Half the squared L2 norm of the weight matrices and filters: what weight decay multiplies.
+
+    Source: the "weight loss" of the paper's appendix D, figure 5.
+    """
+    return 0.5 * sum(p.detach().double().square().sum().item() for p in _matrices(model))
+
+
+def _matrices(model: nn.Module, leading: int = 0) -> list[nn.Parameter]:
+    """The parameters that weight decay holds for: not biases, not those of normalization."""
+    return [p for p in model.parameters() if p.ndim > 1 + leading]
 
 
 def _loop(training: Training, watch: Watch) -> None:
@@ -367,7 +381,7 @@ def build_optimizer(run: Run, model: nn.Module, leading: int = 0) -> torch.optim
         leading: how many dimensions each parameter has in front of its own.
     """
     # weight_decay of these adds weight_decay * w to the gradient, as decay * ||w||^2 / 2 in the loss does.
-    matrices = [p for p in model.parameters() if p.ndim > 1 + leading]
+    matrices = _matrices(model, leading)
     others = [p for p in model.parameters() if p.ndim <= 1 + leading]
     given = run.optimizer
     groups = [{"params": matrices, "weight_decay": given.weight_decay}, {"params": others, "weight_decay": 0.0}]

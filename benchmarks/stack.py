@@ -26,6 +26,9 @@ RUN = Run(
 )
 
 
+WAYS = ["grouped", "windows", "grouped, graphs", "windows, graphs"]
+
+
 def seconds(step: Callable[[], object], count: int, device: str) -> float:
     begin = time.perf_counter()
     for _ in range(count):
@@ -48,6 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--runs", type=int, nargs="+", default=[30])
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="of convolutions and steps")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--steps", type=int, default=3)
     options = parser.parse_args()
@@ -57,10 +61,11 @@ def main() -> None:
     data = Dataset("noise", torch.rand(800, 1, 28, 28), torch.arange(800) % 10, tuple("0123456789"))
     alone = Member.of(RUN, data, options.device).training
     for runs in options.runs:
-        for graphs in (False, True) if options.device != "cpu" else (False,):
-            for windows in (False, True):
-                stack = stacked(data, runs, options.device, windows=windows, graphs=graphs)
-                show(compare(alone, stack, options), runs, f"{'windows' if windows else 'grouped'}, {graphs=}")
+        for way in options.ways:
+            if options.device == "cpu" and "graphs" in way:
+                continue
+            stack = stacked(data, runs, options.device, windows="windows" in way, graphs="graphs" in way)
+            show(compare(alone, stack, options), runs, way)
 
 
 def compare(alone: Training, stack: StackedTraining, options: argparse.Namespace) -> list[tuple[float, float]]:

@@ -13,6 +13,7 @@ from runs_for_tests import numbers, with_dropout
 from sweeps_for_tests import Here, sweep, toml
 
 from gradreg import _random
+from gradreg.cli import main
 from gradreg.commands.common import Doing
 from gradreg.study.config import Model, Penalty, Run, StudyError
 from gradreg.study.grid import put
@@ -330,6 +331,23 @@ def test_study_in_stacks_finds_what_it_finds_without(tmp_path: Path) -> None:
         assert other == pytest.approx(one, rel=1e-3)
         assert (stacked.files(run).environment() or {})["stacked"] > 1
         assert (stacked.files(run).folder / "model.pt").exists() == (alone.files(run).folder / "model.pt").exists()
+
+
+def test_command_trains_alone_what_cannot_be_stacked_and_says_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = toml(tmp_path / "study", steps=10, search="{ weight = [0.1] }")
+    (tmp_path / "study" / "nets.py").write_text(COUNTING_NET.replace("class Net", "class build"))
+    main(["run", str(path), "--store", str(tmp_path / "runs"), "--stack", "3", "--jobs", "1"])
+    assert "SpectReg" in capsys.readouterr().out
+    store = Store(tmp_path / "runs")
+    every = [store.find(key) for key in store.keys()]  # noqa: SIM118
+    assert len(every) >= 4
+    assert all(files.result() is not None for files in every)
+    assert not any("stacked" in (files.environment() or {}) for files in every)
+    # Once refused, others of the kind are not tried in a stack.
+    told = [files for files in every if "not stacked: the stacked network" in (files.folder / "log.txt").read_text()]
+    assert len(told) >= 2
 
 
 def test_queue_makes_stacks_of_one_kind_and_leaves_the_refused_alone() -> None:

@@ -7,6 +7,7 @@ parameters of the runs are disjoint: the gradient of the sum of their losses is 
 """
 
 import copy
+import gc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -123,8 +124,8 @@ class StackedTraining:
             return None
         for group in self.optimizer.param_groups:
             group["capturable"] = True
-        drawing = [member.state.gpu for member in self.members if member.state.gpu is not None and self._drops]
-        return StepGraphs(self.device, drawing)
+        gc.collect()  # a step of the check that is still referred to was taken on another stream
+        return StepGraphs(self.device, [member.state for member in self.members] if self._drops else [])
 
     def _build(self) -> None:
         """Stacks what the members have come to."""

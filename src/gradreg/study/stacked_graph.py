@@ -17,6 +17,7 @@ from torch import Generator, Tensor
 
 from gradreg import _random
 from gradreg._random import Draw
+from gradreg.study.stacked_model import RandomState
 
 Result = TypeVar("Result")
 Step = Callable[[Tensor], Result]
@@ -69,11 +70,11 @@ class StepGraphs:
 
     Args:
         device: a GPU.
-        generators: of the GPU, from which steps draw.
+        states: whose generators of the GPU the steps draw from.
     """
 
-    def __init__(self, device: torch.device, generators: Sequence[Generator]):
-        self.device, self.generators = device, generators
+    def __init__(self, device: torch.device, states: Sequence[RandomState]):
+        self.device, self.states = device, states
         # All steps are taken on the stream of the graphs: torch keeps to the stream where a gradient was first summed.
         self._stream = torch.cuda.Stream(device)
         self._drawn: dict[Hashable, Drawn] = {}
@@ -113,9 +114,12 @@ class StepGraphs:
             self._drawn[kind] = drawn
             return result
         if kind not in self._recorded:
+            backs = [state.snapshot() for state in self.states]
             try:
                 self._recorded[kind] = self._record(self._drawn[kind], step, index)
             except RuntimeError as error:
+                for back in backs:
+                    back()
                 self.refused = str(error).splitlines()[0]
                 print(f"steps are not replayed as CUDA graphs: {self.refused}")
                 return step(index.to(self.device))
@@ -127,8 +131,8 @@ class StepGraphs:
 
     def _record(self, drawn: Drawn, step: Step[Any], index: Tensor) -> _Recorded:
         graph = torch.cuda.CUDAGraph()
-        for generator in self.generators:
-            graph.register_generator_state(generator)
+        for state in self.states:
+            graph.register_generator_state(state.gpu)
         static, numbers = index.to(self.device), Numbers(drawn, self.device)
         torch.cuda.synchronize(self.device)
         given = _random.handed_out(numbers.draws, numbers.views) if drawn else nullcontext()

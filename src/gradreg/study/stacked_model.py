@@ -138,11 +138,13 @@ class Windows(TorchFunctionMode):
         windows = x.unfold(2, weight.shape[2], stride[0]).unfold(3, weight.shape[3], stride[1])
         if windows.numel() * x.element_size() * self.runs > self.limit:
             return None
-        batch, _, height, width, *_ = windows.shape
-        columns = windows.permute(1, 4, 5, 0, 2, 3).reshape(weight[0].numel(), -1)
+        height, width = windows.shape[2:4]
+        # Example by example: a sum over all places of all examples, as the gradient of a filter is, has too few entries
+        # to be shared among the processors of a GPU.
+        columns = windows.permute(0, 1, 4, 5, 2, 3).reshape(len(x), weight[0].numel(), height * width)
         z = weight.flatten(1) @ columns
         z = z if bias is None else z + bias[:, None]
-        return z.unflatten(1, (batch, height, width)).transpose(0, 1)
+        return z.unflatten(2, (height, width))
 
 
 # --- penalties --------------------------------------------------------------------------------------------------------
@@ -255,6 +257,6 @@ class RandomState:
         def back() -> None:
             self.cpu = cpu
             if self.gpu is not None and gpu is not None:
-                self.gpu.set_state(gpu)
+                self.gpu = Generator(self.gpu.device).set_state(gpu)  # not the one that a graph may hold
 
         return back

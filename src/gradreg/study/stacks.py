@@ -121,7 +121,9 @@ def _train(held: dict[Task, RunFiles], answers: dict[Task, Answer]) -> str:
             try:
                 _train_group(starts, held, answers)
             except StackError as error:
-                print(f"not stacked: {error}")
+                for files in held.values():
+                    with (files.folder / "log.txt").open("a") as log:
+                        log.write(f"not stacked: {error}\n")
                 return str(error)
             except (StoppedError, DataError) as stopped:
                 for task in held:

@@ -73,7 +73,8 @@ class Compare(Doing):
     batch_size: int | None = None
     """Examples in a step. Default: 20 (digits), else 50, or less for few points."""
     learning_rate: float | None = None
-    """Of Adam, at the start. Default: 0.003 (digits), 0.001 (mnist), else 0.001 for lenet5 and 0.003 for others."""
+    """Of Adam, at the start. Default: 0.003 (digits), 0.001 (mnist, cifar, tinyimagenet), else 0.001 for lenet5 and
+    0.003 for others."""
     methods: tuple[str, ...] = ()
     """Methods beside the baseline, by name: doubleback spectreg frobreg jacreg confidencepenalty; spectreg=0.03 fixes
     the weight and skips its search. Default: all for digits and mnist; else those that cost the same for any number of

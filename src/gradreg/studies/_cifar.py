@@ -63,7 +63,7 @@ class _Size:
 
 _SIZES = {
     "paper": _Size("resnet", 50000, BATCH_SIZE, 10),
-    "quick": _Size("resnet-width8", 1000, BATCH_SIZE, 3, norm=100),
+    "quick": _Size("resnet-width8", 400, BATCH_SIZE, 3, norm=100),
     "smoke": _Size("resnet-width8", 2, 10, 2, validation=100, test=100, norm=2),
 }
 SEEDS = {scale: size.seeds for scale, size in _SIZES.items()}
@@ -93,7 +93,7 @@ def run(asked: Asked, source: Source, decay: float = WEIGHT_DECAY) -> Run:
     """The residual network on 200 labels a class.
 
     Args:
-        asked: size and reading. "quick" has a network of width 8 and 1000 steps; "smoke" also few points.
+        asked: size and reading. "quick" has a network of width 8 and 400 steps; "smoke" also few points.
         source: the data.
         decay: the weight decay.
     """

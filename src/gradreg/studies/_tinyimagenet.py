@@ -52,7 +52,7 @@ def run(asked: Asked, source: Source) -> Run:
     """ResNet-18.
 
     Args:
-        asked: size and reading. "quick" has 40 images a class, a network of width 16 and 1000 steps; "smoke" also few
+        asked: size and reading. "quick" has 40 images a class, a network of width 16 and 600 steps; "smoke" also few
             points.
         source: the data.
     """
@@ -61,7 +61,7 @@ def run(asked: Asked, source: Source) -> Run:
     split, steps = Split(train, source.validation, balanced=False), -(-EPOCHS * train // BATCH_SIZE)
     schedule, protocol = Schedule(steps, BATCH_SIZE, (1 / 3, 2 / 3)), Protocol(norm_points=100, top_k=5)
     if asked.scale != "paper":
-        split, schedule = Split(8000, source.validation), replace(schedule, steps=1000)
+        split, schedule = Split(8000, source.validation), replace(schedule, steps=600)
         protocol = replace(protocol, norm_points=10)
     if asked.scale == "smoke":
         split, schedule = Split(200, 100), replace(schedule, steps=2, batch_size=10)

@@ -22,6 +22,7 @@ from gradreg.data.own import load_pack
 from gradreg.data.splits import Split, split
 from gradreg.study.config import Penalty, Run, StudyError
 from gradreg.study.networks import network
+from gradreg.study.scores import accuracy
 from gradreg.study.source import code_hash
 from gradreg.study.suggest import unknown
 
@@ -396,38 +397,6 @@ def build_scheduler(run: Run, optimizer: torch.optim.Optimizer) -> torch.optim.l
     schedule = run.schedule
     milestones = [int(part * schedule.steps) for part in schedule.milestones]
     return torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=schedule.factor)
-
-
-def accuracy(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    chunk: int = 1000,
-    *,
-    top: int = 1,
-    prepare: Callable[[Tensor], Tensor] = lambda points: points,
-) -> float:
-    """Percentage of right predictions, in evaluation mode; each module's own mode is put back.
-
-    Args:
-        model: gives class scores.
-        x, y: points and labels.
-        chunk: points at once.
-        top: a prediction is right if the label is among so many of the highest scores.
-        prepare: makes points what the network takes.
-    """
-    device = next((p.device for p in model.parameters()), x.device)
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    right = 0
-    with torch.no_grad():
-        for a, b in zip(x.split(chunk), y.split(chunk), strict=True):
-            scores = model(prepare(a.to(device)))
-            highest = scores.argmax(1, keepdim=True) if top == 1 else scores.topk(min(top, scores.shape[1])).indices
-            right += int((highest.cpu() == b[:, None]).any(1).sum())
-    for module, mode in modes:
-        module.training = mode
-    return 100 * right / len(y)
 
 
 def batches(size: int, run: Run) -> Iterator[Tensor]:

@@ -193,13 +193,35 @@ def _changed(graph: GraphModule, parameters: int, buffers: int, before: int) -> 
 def _allow_other_layouts(graph: GraphModule) -> None:
     """Views become reshapes, which are views wherever that is possible.
 
-    The kernels that the graph runs with, cuDNN's above all, may lay out a result otherwise than the trace did. A view
-    that is written to stays one: a copy would not reach what it is a view of.
+    The kernels that the graph runs with, cuDNN's above all, may lay out a result otherwise than the trace did. Where
+    memory is written to, its views stay views: a copy would miss what is written.
     """
+    roots: dict[Node, Node] = {}
+    written: set[Node] = set()
     for node in graph.graph.nodes:
-        if node.target is torch.ops.aten.view.default and not any(_may_write(user, node) for user in node.users):
+        aliased, writes = _memory_of(node)
+        roots[node] = roots[aliased] if aliased is not None else node
+        written |= {roots[other] for other in writes}
+    for node, root in roots.items():
+        if node.target is torch.ops.aten.view.default and root not in written:
             node.target = torch.ops.aten.reshape.default
     graph.recompile()
+
+
+def _memory_of(node: Node) -> tuple[Node | None, list[Node]]:
+    """The node whose memory a result may share, and those whose memory the operation writes to."""
+    if node.op != "call_function":
+        return None, []
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:  # an entry of a tuple
+        return (node.args[0] if isinstance(node.args[0], Node) else None), []
+    given = {**dict(zip([a.name for a in schema.arguments], node.args, strict=False)), **node.kwargs}
+    marked = [(a.alias_info, given.get(a.name)) for a in schema.arguments if a.alias_info is not None]
+    shared = [value for _, value in marked if isinstance(value, Node)]
+    returned = any(r.alias_info is not None for r in schema.returns)
+    return (shared[0] if returned and shared else None), [
+        v for info, v in marked if info.is_write and isinstance(v, Node)
+    ]
 
 
 def _may_write(user: Node, tensor: Node) -> bool:

@@ -68,6 +68,7 @@ CASES = {
     "probe for the batch": (Penalty("SpectReg", 0.01, (("side", "input"), ("per", "batch"))),),
     "FiniteDifference": (Penalty("SpectReg", 0.1, (("engine", "FiniteDifference"), ("step", 0.1))),),
     "ForwardMode": (Penalty("SpectReg", 0.1, (("engine", "ForwardMode"),)),),
+    "ForwardMode, nothing drawn": (Penalty("DoubleBack", 0.1, (("engine", "ForwardMode"),)),),
 }
 
 

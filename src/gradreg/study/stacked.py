@@ -7,7 +7,6 @@ parameters of the runs are disjoint: the gradient of the sum of their losses is 
 """
 
 import copy
-import gc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -115,6 +114,7 @@ class StackedTraining:
         self.y = torch.cat([member.training.y for member in members])
         self._starts = torch.arange(len(members))[:, None] * len(first.y)
         self._build()
+        self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self._check()
         self.graphs = self._new_graphs()
 
@@ -124,8 +124,8 @@ class StackedTraining:
             return None
         for group in self.optimizer.param_groups:
             group["capturable"] = True
-        gc.collect()  # a step of the check that is still referred to was taken on another stream
-        return StepGraphs(self.device, [member.state for member in self.members] if self._drops else [])
+        drawing = [member.state for member in self.members] if self._drops else []
+        return StepGraphs(self.device, self._stream, drawing)
 
     def _build(self) -> None:
         """Stacks what the members have come to."""
@@ -184,6 +184,7 @@ class StackedTraining:
 
     def _take(self, index: Tensor) -> StackedResult:
         """Moves the parameters, by the examples at these positions."""
+        self.optimizer.zero_grad()  # a step that could not be recorded may have left some
         self.model.masks = self._masks()
         result = self._objective(self.x[index], self.y[index])
         result.total.sum().backward()
@@ -270,6 +271,19 @@ class StackedTraining:
     # --- whether the stack does what the runs do
 
     def _check(self) -> None:
+        """Compares the stack with the first run; see `_compare`."""
+        # Where a run alone has cuDNN's convolutions, which round to TF32 by default, a stack has products of float32.
+        with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False):
+            if self._stream is None:
+                self._compare()
+                return
+            outside = torch.cuda.current_stream(self.device)
+            self._stream.wait_stream(outside)
+            with torch.cuda.stream(self._stream):
+                self._compare()
+            outside.wait_stream(self._stream)
+
+    def _compare(self) -> None:
         """Tries a step of the first run by itself and in the stack, without a trace.
 
         Raises:

@@ -8,7 +8,6 @@ generators that the graph moves on.
 
 import math
 from collections.abc import Callable, Hashable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -70,16 +69,16 @@ class StepGraphs:
 
     Args:
         device: a GPU.
+        stream: on which all steps are taken: torch goes on using the stream where a gradient was first summed.
         states: whose generators of the GPU the steps draw from.
     """
 
-    def __init__(self, device: torch.device, states: Sequence[RandomState]):
-        self.device, self.states = device, states
-        # All steps are taken on the stream of the graphs: torch keeps to the stream where a gradient was first summed.
-        self._stream = torch.cuda.Stream(device)
+    def __init__(self, device: torch.device, stream: Any, states: Sequence[RandomState]):
+        self.device, self.stream, self.states = device, stream, states
         self._drawn: dict[Hashable, Drawn] = {}
         self._recorded: dict[Hashable, _Recorded] = {}
         self.refused = ""
+        self._failed: Any = None
 
     def take(self, kind: Hashable, step: Step[Result], index: Tensor) -> Result:
         """A step.
@@ -94,10 +93,10 @@ class StepGraphs:
             What ``step`` returned; its tensors are overwritten by the next step.
         """
         outside = torch.cuda.current_stream(self.device)
-        self._stream.wait_stream(outside)
-        with torch.cuda.stream(self._stream):
+        self.stream.wait_stream(outside)
+        with torch.cuda.stream(self.stream):
             result = self._take(kind, step, index)
-        outside.wait_stream(self._stream)
+        outside.wait_stream(self.stream)
         return result
 
     def forget(self) -> None:
@@ -106,36 +105,42 @@ class StepGraphs:
         self._recorded.clear()
 
     def _take(self, kind: Hashable, step: Step[Result], index: Tensor) -> Result:
-        if self.refused:
-            return step(index.to(self.device))
-        if kind not in self._drawn:
+        if kind not in self._drawn and not self.refused:
             with _random.recorded() as drawn:
                 result = step(index.to(self.device))
             self._drawn[kind] = drawn
             return result
-        if kind not in self._recorded:
-            backs = [state.snapshot() for state in self.states]
-            try:
-                self._recorded[kind] = self._record(self._drawn[kind], step, index)
-            except RuntimeError as error:
-                for back in backs:
-                    back()
-                self.refused = str(error).splitlines()[0]
-                print(f"steps are not replayed as CUDA graphs: {self.refused}")
-                return step(index.to(self.device))
+        if not self.refused and kind not in self._recorded:
+            self._try(kind, step, index)
+        if self.refused:  # outside of the handling of the error, which would keep the memory of the attempt
+            return step(index.to(self.device))
         found = self._recorded[kind]
         found.index.copy_(index)
         found.numbers.fill()
         found.graph.replay()
         return found.result
 
-    def _record(self, drawn: Drawn, step: Step[Any], index: Tensor) -> _Recorded:
+    def _try(self, kind: Hashable, step: Step[Any], index: Tensor) -> None:
+        """Records a step, or notes why that cannot be done; the random states are then as before."""
+        backs = [state.snapshot() for state in self.states]
+        default = RandomState(self.device)
         graph = torch.cuda.CUDAGraph()
+        try:
+            self._recorded[kind] = self._record(graph, self._drawn[kind], step, index)
+        except RuntimeError as error:
+            for back in backs:
+                back()
+            default.install()
+            self._failed = graph  # torch's allocator goes on referring to it
+            self.forget()
+            self.refused = str(error.__context__ or error).partition("\n")[0] or type(error).__name__
+            print(f"steps are not replayed as CUDA graphs: {self.refused}")
+
+    def _record(self, graph: Any, drawn: Drawn, step: Step[Any], index: Tensor) -> _Recorded:
         for state in self.states:
             graph.register_generator_state(state.gpu)
         static, numbers = index.to(self.device), Numbers(drawn, self.device)
         torch.cuda.synchronize(self.device)
-        given = _random.handed_out(numbers.draws, numbers.views) if drawn else nullcontext()
-        with torch.cuda.graph(graph, stream=self._stream), given:
+        with torch.cuda.graph(graph, stream=self.stream), _random.handed_out(numbers.draws, numbers.views):
             result = step(static)
         return _Recorded(graph, static, numbers, result)

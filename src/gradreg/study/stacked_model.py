@@ -130,9 +130,10 @@ class Windows(TorchFunctionMode):
         self, input: Tensor, weight: Tensor, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
         groups: int = 1,
     ) -> Tensor | None:  # fmt: skip
-        pairs = [(value, value) if isinstance(value, int) else value for value in (stride, padding, dilation)]
-        stride, padding, dilation = pairs
-        if isinstance(padding, str) or groups > 1 or tuple(dilation) != (1, 1) or input.ndim != 4:
+        if isinstance(padding, str) or groups > 1 or input.ndim != 4:
+            return None
+        stride, padding, dilation = map(_pair, (stride, padding, dilation))
+        if dilation != (1, 1):
             return None
         x = F.pad(input, (padding[1], padding[1], padding[0], padding[0])) if any(padding) else input
         windows = x.unfold(2, weight.shape[2], stride[0]).unfold(3, weight.shape[3], stride[1])
@@ -145,6 +146,10 @@ class Windows(TorchFunctionMode):
         z = weight.flatten(1) @ columns
         z = z if bias is None else z + bias[:, None]
         return z.unflatten(2, (height, width))
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[-1])
 
 
 # --- penalties --------------------------------------------------------------------------------------------------------
@@ -241,14 +246,24 @@ class RandomState:
             with self.used():
                 yield
             return
-        index = self.gpu.device.index
-        shared = torch.cuda.default_generators[torch.cuda.current_device() if index is None else index]
+        shared = self._shared()
         before = shared.graphsafe_get_state()
         shared.graphsafe_set_state(self.gpu)
         try:
             yield
         finally:
             shared.graphsafe_set_state(before)
+
+    def install(self) -> None:
+        """Gives the global generator of the GPU this state for good."""
+        assert self.gpu is not None
+        self._shared().graphsafe_set_state(self.gpu)
+
+    def _shared(self) -> Any:
+        """The global generator of the GPU."""
+        assert self.gpu is not None
+        index = self.gpu.device.index
+        return torch.cuda.default_generators[torch.cuda.current_device() if index is None else index]
 
     def snapshot(self) -> Callable[[], None]:
         """Notes the state; what is returned puts it back."""

@@ -362,9 +362,8 @@ def test_initialize_draws_convolutions_and_dense_layers_of_any_model() -> None:
 
 def test_bad_arguments_say_what_to_write() -> None:
     bad: Any = "drop-out"
-    with pytest.raises(
-        ValueError, match=r"^LeNet5 got regularization='drop-out'; expected 'dropout' or 'batchnorm' or 'none'\.$"
-    ):
+    expected = r"'dropout' or 'batchnorm' or 'batch-statistics' or 'none'\.$"
+    with pytest.raises(ValueError, match=rf"^LeNet5 got regularization='drop-out'; expected {expected}"):
         LeNet5(bad)
     bad = "he"
     for make in (LeNet5, SmallCNN):

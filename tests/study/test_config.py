@@ -59,6 +59,7 @@ CHANGES: dict[str, Any] = {
     "seed": 8,
     "protocol.measure": "validation",
     "protocol.norm_points": 100,
+    "loss_factor": 25.0,
 }
 
 

@@ -52,7 +52,7 @@ def drawings(name: str) -> tuple[str, ...]:
     """All figures of a case."""
     case = CASES[name]
     pictures: list[Picture] = [
-        *figures.accuracy(case),
+        *figures.scores(case),
         *searches(case),
         *figures.norms(case),
         *figures.curves(case),
@@ -121,7 +121,7 @@ def test_figures_are_the_same_each_time() -> None:
 
 
 def test_accuracy_draws_every_seed_and_the_mean() -> None:
-    (picture,) = figures.accuracy(TWO)
+    (picture,) = figures.scores(TWO)
     for svg in (picture.svg, picture.narrow):
         assert dots(svg, "--c0") == len(BASELINE)
         assert dots(svg, "--c1") == len(SPECTREG)
@@ -132,24 +132,24 @@ def test_accuracy_draws_every_seed_and_the_mean() -> None:
 
 
 def test_accuracy_marks_the_papers_number_and_what_is_missing() -> None:
-    (with_paper,), (without,) = figures.accuracy(CASES["paper"]), figures.accuracy(CASES["two"])
+    (with_paper,), (without,) = figures.scores(CASES["paper"]), figures.scores(CASES["two"])
     hollow = r"<use [^>]*fill-opacity: 0; stroke: var\(--ink\)|<use [^>]*fill: none; stroke: var\(--ink\)"
     assert len(re.findall("<use", with_paper.svg)) == len(re.findall("<use", without.svg)) + 1
     assert len(re.findall(hollow, with_paper.svg)) == 1
     assert re.findall(hollow, without.svg) == []
-    (holes,) = figures.accuracy(CASES["holes"])
+    (holes,) = figures.scores(CASES["holes"])
     texts = "".join(ET.fromstring(holes.svg).itertext())
     assert "X missing" in texts
     assert "91.00 n=1" in texts
 
 
 def test_one_seed_is_drawn_as_a_seed_and_not_as_a_mean() -> None:
-    (picture,) = figures.accuracy(CASES["one-seed"])
+    (picture,) = figures.scores(CASES["one-seed"])
     assert (dots(picture.svg, "--c0"), dots(picture.svg, "--c1"), dots(picture.svg, "--ink")) == (1, 1, 0)
 
 
 def test_a_dollar_in_a_name_is_a_dollar() -> None:
-    (picture,) = figures.accuracy(CASES["names"])
+    (picture,) = figures.scores(CASES["names"])
     assert "$x_1$" in "".join(ET.fromstring(picture.narrow).itertext()).partition("%")[2]
 
 

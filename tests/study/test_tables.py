@@ -8,8 +8,9 @@ import pytest
 from summaries_for_tests import grouped, summary
 
 from gradreg.study.grid import Reported
+from gradreg.study.metric import ACCURACY
 from gradreg.study.report import header
-from gradreg.study.tables import ARM_COLUMNS, RUN_COLUMNS, csv_runs, csv_text, escape, latex
+from gradreg.study.tables import arm_columns, csv_runs, csv_text, escape, latex, run_columns
 
 BASELINE = [90.0, 91.0, 92.0, 91.0]
 HOLES = summary(
@@ -24,7 +25,7 @@ def read(text: str) -> list[dict[str, str]]:
 
 def test_csv_has_a_line_for_each_arm_and_empty_cells_for_what_is_unknown() -> None:
     lines = read(csv_text(HOLES))
-    assert tuple(lines[0]) == ARM_COLUMNS
+    assert tuple(lines[0]) == arm_columns(ACCURACY)
     assert [line["arm"] for line in lines] == ["Baseline", "SpectReg", "A_b & 50 %"]
     baseline, spectreg, missing = lines
     assert (baseline["difference_mean"], baseline["p"], baseline["paper_mean"]) == ("", "", "")
@@ -38,7 +39,7 @@ def test_csv_has_a_line_for_each_arm_and_empty_cells_for_what_is_unknown() -> No
 
 def test_csv_of_runs_has_a_line_for_each_seed_with_its_key() -> None:
     lines = read(csv_runs(HOLES))
-    assert tuple(lines[0]) == RUN_COLUMNS
+    assert tuple(lines[0]) == run_columns(ACCURACY)
     runs = [run for row in HOLES.rows for run in row.runs]
     assert [line["key"] for line in lines] == [run.key for run in runs]
     points = [point for row in HOLES.rows for point in row.points]

@@ -17,10 +17,10 @@ class Split:
     """Three disjoint parts, standardized per channel or feature by the training part's mean and standard deviation.
 
     Attributes:
-        x, y: training points (N, C, H, W) or (N, D), float32, and labels (N,).
+        x, y: training points (N, C, H, W) or (N, D), float32, and labels (N,), or (N, m) of a regression.
         validation_x, validation_y: for choosing weights.
         test_x, test_y: for the final table; None unless asked for, so that nothing else can look at them.
-        mean, std: of the training part, (C,) or (D,).
+        mean, std: of the training part, (C,) or (D,); 0 and 1 where the data set is not to be standardized.
     """
 
     x: Tensor
@@ -47,7 +47,7 @@ def split(
 
     Args:
         data: where to draw from.
-        train_size: number of training points, the same for each class where balanced.
+        train_size: number of training points, the same for each class where balanced; twins are not counted.
         validation_size: number of validation points, drawn from the same images; an official validation set is used
             whole instead.
         test_size: number of test points, drawn from the same images; 0 uses the official test set.
@@ -56,7 +56,8 @@ def split(
         with_test: whether to hand the test points out.
 
     Raises:
-        DataError: more points asked for than there are, or test points of a data set without any.
+        DataError: more points asked for than there are, test points of a data set without any, or the same number of
+            each class of a regression.
 
     Example:
         >>> from gradreg.data.digits import load_digits
@@ -65,8 +66,10 @@ def split(
         torch.Size([100, 1, 8, 8])
     """
     parts = indices(data, train_size, validation_size, test_size, seed=seed, balanced=balanced)
-    x = scaled(data.x[parts.train])
-    mean, std = _moments(x)
+    x, y = scaled(data.x[parts.train]), data.y[parts.train]
+    if data.twin:
+        x, y = torch.cat([x, x + data.twin]), torch.cat([y, y])
+    mean, std = _moments(x) if data.standardize else (torch.zeros(x.shape[1]), torch.ones(x.shape[1]))
     shape = (-1, *(1,) * (x.ndim - 2))
 
     def standardized(points: Tensor) -> Tensor:
@@ -80,7 +83,7 @@ def split(
         test_y = data.y[parts.test] if data.test_y is None else data.test_y
     return Split(
         x=standardized(x),
-        y=data.y[parts.train],
+        y=y,
         validation_x=standardized(data.x[parts.validation] if data.validation_x is None else data.validation_x),
         validation_y=data.y[parts.validation] if data.validation_y is None else data.validation_y,
         mean=mean,
@@ -117,6 +120,11 @@ def indices(
     data: Dataset, train_size: int, validation_size: int, test_size: int, *, seed: int, balanced: bool = True
 ) -> Indices:
     """Positions of the three parts; see `split`."""
+    if balanced and not data.classes:
+        raise DataError(
+            f"balanced=True, but the labels of {data.name} are numbers, not classes; write balanced=False, which takes "
+            "the first train_size of a shuffle."
+        )
     if data.test_x is not None:
         test_size = 0
     if data.validation_x is not None:

@@ -36,6 +36,7 @@ BUILT_IN: dict[str, tuple[Callable[[Shape, int], nn.Module], Callable[[Shape], b
         "(channels, height, width) with sides of at least 8",
     ),
     "mlp": (lambda shape, classes: MLP(math.prod(shape), classes), lambda shape: True, "of any shape"),
+    "mlp-5x64": (lambda shape, classes: MLP(math.prod(shape), classes, 64, 5), lambda shape: True, "of any shape"),
 }
 _ACCEPTED = (
     "def factory(*, classes, shape, channels, size, features), each of these only where it wants it: the number of "
@@ -49,12 +50,12 @@ def network(name: str, shape: Shape, classes: int) -> nn.Module:
     """Makes a network, with weights drawn from torch's global generator.
 
     Args:
-        name: "lenet5", "small-cnn", "convnet", "resnet", "mlp"; or ``module:factory``, as in ``mynet:build`` or
-            ``nets/mynet.py:Net``: a function or a class that gives a network. It is called with those of ``classes``,
-            ``shape``, ``channels``, ``size`` and ``features`` that it names (with ``**kwargs`` also ``classes`` and
-            ``shape``).
+        name: "lenet5", "small-cnn", "convnet", "resnet", "mlp", "mlp-5x64" (the paper's for SIN); or
+            ``module:factory``, as in ``mynet:build`` or ``nets/mynet.py:Net``: a function or a class that gives a
+            network. It is called with those of ``classes``, ``shape``, ``channels``, ``size`` and ``features`` that it
+            names (with ``**kwargs`` also ``classes`` and ``shape``).
         shape: of one input: (C, H, W) or (D,).
-        classes: number of outputs.
+        classes: number of outputs, also of a regression.
 
     Raises:
         StudyError: there is no such network, it cannot be made, or it does not give (2, classes) for two inputs.

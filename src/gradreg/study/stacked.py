@@ -15,12 +15,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, mse_loss
 
 import gradreg as gr
 from gradreg.data.dataset import Dataset
 from gradreg.penalties.passes import Passes
 from gradreg.study.config import Run, StudyError, stack_kind
+from gradreg.study.metric import ACCURACY
 from gradreg.study.shares import DROPOUT, kept, random_states
 from gradreg.study.stacked_model import ALONE, Drop, Generators, StackedModel, StackError, stacked_penalty
 from gradreg.study.train import (
@@ -58,7 +59,7 @@ class Member:
     @classmethod
     def of(cls, run: Run, data: Dataset, device: str, start: bytes | None = None, place: int = 0) -> "Member":
         """A run at its beginning, or at a checkpoint."""
-        training = Training(run, divide(run, data), len(data.classes), device)
+        training = Training(run, divide(run, data), data.outputs, device)
         if start is not None:
             training.restore(start)
         return cls(training, random_states(training.device), place)
@@ -111,6 +112,7 @@ class StackedTraining:
                     "at the same step that differ in nothing but seeds and penalty weights (all > 0, or all 0)."
                 )
         self.device = first.device
+        self.loss = cross_entropy if first.run.metric is ACCURACY else mse_loss
         self.x = torch.cat([member.training.x for member in members])
         self.y = torch.cat([member.training.y for member in members])
         self._starts = torch.arange(len(members))[:, None] * len(first.y)
@@ -159,10 +161,10 @@ class StackedTraining:
 
     def advance(self, chosen: Tensor) -> StackedResult:
         """One step of each run on the examples at these positions, (R, B)."""
-        index = (chosen + self._starts).flatten().to(self.device)
+        index, first = (chosen + self._starts).flatten().to(self.device), self.members[0].training
         self.model.masks = self._masks()
         result = self._objective(self.x[index], self.y[index])
-        result.total.sum().backward()
+        (first.run.loss_factor * result.total.sum()).backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.scheduler.step()
@@ -174,8 +176,8 @@ class StackedTraining:
         """`gradreg.Objective` of each run on its part of the examples."""
         shape = (len(self.members), -1)
         due = {name: penalty for name, penalty in self.penalties.items() if penalty.is_due(self.step)}
-        seen = Passes.of_batch(self.model, x, y, list(due.values()), None, self.step, cross_entropy).whole
-        task = cross_entropy(seen.outputs, y, reduction="none").reshape(shape).mean(1)
+        seen = Passes.of_batch(self.model, x, y, list(due.values()), None, self.step, self.loss).whole
+        task = self.loss(seen.outputs, y, reduction="none").reshape(shape).mean(1)
         terms = {}
         for name, penalty in self.penalties.items():
             if name not in due:

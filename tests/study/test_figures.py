@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.image import imread
-from summaries_for_tests import WEIGHTS, arm, found, grouped, study, summary
+from summaries_for_tests import WEIGHTS, arm, errors, found, grouped, study, summary
 
 from gradreg.study import figures
 from gradreg.study.axes import log_ticks
 from gradreg.study.figures import Picture, numbered
+from gradreg.study.function_figures import close_ups, functions, save_functions, shown
 from gradreg.study.grid import Range, Reported, Tpe
 from gradreg.study.plot import save_plot
 from gradreg.study.search_figures import searches
@@ -44,6 +45,10 @@ CASES = {
         curves=True,
     ),
 }
+CASES |= {
+    "errors": errors({"Baseline": [6.0, 7.0, 8.0], "FrobReg": [3.0, 3.5, 4.5], "JacReg": [450.0, 451.0, None]}),
+    "errors-groups": errors({"Baseline": [6.0, 7.0], "FrobReg": [6.0, 7.5]}, groups=("SIN", "SIN doubled")),
+}
 every_case = pytest.mark.parametrize("case", CASES)
 
 
@@ -57,6 +62,8 @@ def drawings(name: str) -> tuple[str, ...]:
         *figures.norms(case),
         *figures.curves(case),
         *figures.trend(case),
+        *functions(case),
+        *close_ups(case),
     ]
     return tuple(svg for picture in pictures for svg in (picture.svg, picture.narrow) if svg)
 
@@ -276,3 +283,45 @@ def test_plot_shows_the_point_of_each_seed(tmp_path: Path) -> None:
     moved = summary({"Baseline": BASELINE, "SpectReg": [93.0, 94.0, 92.0, 95.0]})  # the same mean and interval
     assert np.array_equal(pixels(TWO), pixels(TWO))
     assert not np.array_equal(pixels(TWO), pixels(moved))
+
+
+# --- errors, and learned functions ------------------------------------------------------------------------------------
+
+
+def test_errors_that_differ_widely_are_on_a_logarithmic_axis_with_every_seed() -> None:
+    (picture,) = figures.scores(CASES["errors"])
+    assert dots(picture.svg, "--c1") == 3
+    assert dots(picture.svg, "--c2") == 2
+    places = {name: x for name, x in re.findall(r">(\d+)</text>|x=\"([\d.]+)\"", picture.svg) if name}
+    assert {"5", "10", "50", "100"} <= set(places) or {"10", "100"} <= set(places)
+    assert "test MSE, 1e-3" in picture.svg
+
+
+def test_functions_are_drawn_for_each_arm_with_every_seed() -> None:
+    case = CASES["errors"]
+    pictures = functions(case)
+    assert [picture.title for picture in pictures] == ["Baseline", "FrobReg(0.1)", "JacReg(0.1)"]
+    for index, picture in enumerate(pictures):
+        seeds = len(case.rows[index].functions)
+        # The thick one, the thin ones, nothing else in the arm's colour.
+        assert picture.svg.count(f"stroke: var(--c{index})") == seeds
+        assert picture.svg.count("stroke-dasharray") == 1  # the target
+    assert functions(TWO) == close_ups(TWO) == []
+
+
+def test_close_up_shows_the_baseline_and_the_arm_with_the_least_error() -> None:
+    case = CASES["errors"]
+    assert [row.arm.name for row in shown(case.groups[0])] == ["Baseline", "FrobReg"]
+    (picture,) = close_ups(case)
+    assert picture.svg.count("stroke: var(--c0)") == picture.svg.count("stroke: var(--c1)") == 1
+    assert "stroke: var(--c2)" not in picture.svg
+    assert [p.title for p in close_ups(CASES["errors-groups"])] == ["SIN", "SIN doubled"]
+    # In that one the baseline itself is best.
+    assert [row.arm.name for row in shown(CASES["errors-groups"].groups[0])] == ["Baseline"]
+
+
+@pytest.mark.parametrize("name", ["errors", "errors-groups"])
+def test_functions_as_a_png(name: str, tmp_path: Path) -> None:
+    save_functions(CASES[name], tmp_path / "functions.png")
+    _, width, _ = imread(tmp_path / "functions.png").shape
+    assert width == round(2.6 * len(CASES[name].rows) * 150)

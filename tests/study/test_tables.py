@@ -5,7 +5,7 @@ import io
 import re
 
 import pytest
-from summaries_for_tests import grouped, summary
+from summaries_for_tests import errors, grouped, summary
 
 from gradreg.study.grid import Reported
 from gradreg.study.metric import ACCURACY
@@ -74,3 +74,11 @@ def test_latex_lines_have_one_cell_for_each_column() -> None:
     assert sum(line.count("$") for line in lines) % 2 == 0
     assert r"A\_b \& 50 \%" in text
     assert [text.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [1, 1, 1]
+
+
+def test_errors_have_columns_of_their_own_and_the_lowest_mean_in_bold() -> None:
+    case = errors({"Baseline": [6.0, 7.0, 8.0], "FrobReg": [3.0, 3.5, 4.5]})
+    assert "mse_mean" in read(csv_text(case))[0]
+    assert float(read(csv_runs(case))[0]["test_mse"]) == pytest.approx(6.0)
+    assert re.findall(r"textbf\{([^}]*)\}", latex(case)) == ["3.667"]
+    assert "the lowest mean" in latex(case)

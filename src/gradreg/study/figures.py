@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from matplotlib.axes import Axes
 
-from gradreg.study.axes import finish, log_axis, name_below, padded, round_ticks, ruled, segments
+from gradreg.study.axes import finish, log_axis, name_below, padded, round_ticks, ruled, segments, value_axis
 from gradreg.study.statistics import Estimate
 from gradreg.study.summary import Curve, Group, Row, Summary
 from gradreg.study.svg import INK, MUTED, PAPER, SERIES, canvas, color, inline, marker, style
@@ -84,7 +84,7 @@ def _scores(summary: Summary, group: Group, name: str, width: float, above: bool
     with style():
         figure, axes = canvas(width, 54 + height * len(rows), (left, right, 10, 44))
         numbers = [x for row in rows for x in _numbers(row)]
-        axes.set_xlim(*padded(numbers))
+        value_axis(axes.xaxis, numbers, 5 if above else 9, log=summary.metric.is_wide(numbers))
         axes.set_ylim(-0.5, len(rows) - 0.5 + (0.1 if above else 0))
         # So that the baseline's line does not run through a name.
         behind, baseline = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.5}, rows[0].score
@@ -102,7 +102,6 @@ def _scores(summary: Summary, group: Group, name: str, width: float, above: bool
                 axes.text(-12 / (width - left - right), at, short(row.arm.name, 32), ha="right", **end)
                 axes.text(1 + 10 / (width - left - right), at, _mean_text(row, summary.study.seeds), ha="left", **end)
         axes.spines["left"].set_visible(False)
-        round_ticks(axes.xaxis, 5 if above else 9)
         ruled(axes, axes.xaxis)
         name_below(axes, f"test {summary.metric.header}")
         of = f" of {group.name}" if group.name else ""
@@ -124,7 +123,8 @@ def _scores_row(axes: Axes, row: Row, at: float, shade: str) -> None:
 
 def _whisker(axes: Axes, estimate: Estimate, at: float, shade: str) -> None:
     if not math.isnan(estimate.low):
-        ends = (estimate.low, estimate.high)
+        # On a logarithmic axis an interval may begin below all that it shows.
+        ends = (max(estimate.low, axes.get_xlim()[0]), estimate.high)
         caps = [[(end, at - 0.1), (end, at + 0.1)] for end in ends]
         segments(axes, [[(end, at) for end in ends], *caps], color=shade, lw=1.8, zorder=3)
 
@@ -167,7 +167,8 @@ def _norms(summary: Summary, group: Group, name: str, width: float, height: floa
         points, arms = {row.arm.name: _norm_points(row) for row in group.rows}, positions(summary)
         every = [point for found in points.values() for point in found]
         log_axis(axes.xaxis, [x for x, _ in every])
-        axes.set_ylim(*padded([y for _, y in every]))
+        ys = [y for _, y in every]
+        value_axis(axes.yaxis, ys, 5, log=summary.metric.is_wide(ys))
         for row in group.rows:
             position, found = arms[row.arm.name], points[row.arm.name]
             if found:
@@ -196,7 +197,8 @@ def curves(summary: Summary) -> list[Picture]:
         for kind, label in (("loss", "training loss"), ("validation", f"validation {summary.metric.header}")):
             lines = {row.arm.name: _lines(row.curves, kind) for row in group.rows}
             if any(lines.values()):
-                log = kind == "loss"
+                every = [y for found in lines.values() for line in found for _, y in line]
+                log = kind == "loss" or summary.metric.is_wide(every)
                 card = _curves(summary, lines, f"{kind}-{number}", label, CARD, log=log)
                 wide = _curves(summary, lines, f"{kind}-wide-{number}", label, 460, log=log) if single else ""
                 found.append(Picture(group.name, wide or card, card if single else ""))

@@ -11,6 +11,7 @@ from markupsafe import Markup, escape
 
 from gradreg.study import figures, report
 from gradreg.study.config import Run
+from gradreg.study.function_figures import close_ups, functions
 from gradreg.study.grid import Grid, Search, Tpe
 from gradreg.study.metric import ACCURACY, MSE
 from gradreg.study.search_figures import gave_up, searches
@@ -87,6 +88,10 @@ def html(summary: Summary, *, created: str) -> str:
         has_paper=report.has_paper(summary),
         metric=summary.metric,
         scores=figures.scores(summary),
+        functions=functions(summary),
+        close_ups=close_ups(summary),
+        slopes_header=report.SLOPES_HEADER,
+        slopes=[(group.name, rows) for group in summary.groups if (rows := report.slopes(group))],
         trend=figures.trend(summary),
         searches=searches(summary),
         searched=_searched(summary),

@@ -1,6 +1,6 @@
 """What a study's runs are judged by: its name, its unit, and which direction is better. No torch here."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +57,11 @@ class Metric:
     def goodness(self, value: float) -> float:
         """A value above 0 that rises as the metric gets better, for a search that takes 0 for a failure."""
         return value if self.higher else 1 / (1 + value)
+
+    def is_wide(self, values: Iterable[float]) -> bool:
+        """Whether an axis of these values is to be logarithmic: errors that differ by more than a factor of 10."""
+        found = [value for value in values if value > 0]
+        return not self.higher and bool(found) and max(found) > 10 * min(found)
 
     def text(self, value: float) -> str:
         """A value in the unit, which stands elsewhere."""

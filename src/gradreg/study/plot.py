@@ -27,8 +27,14 @@ def save_plot(summary: Summary, path: Path) -> None:
     points = [point for row in group.rows for point in known(row)] or [0.0]
     found = [row.score for row in group.rows if row.score is not None and not math.isnan(row.score.low)]
     low, right = min([*points, *(e.low for e in found)]), max([*points, *(e.high for e in found)])
-    left = low - 0.05 * max(right - low, 0.1)
-    right = max(right, left + 0.1)
+    log = summary.metric.is_wide(points)
+    if log:
+        left, right = 0.8 * min(points), 1.1 * right
+        aside, end = 1.1 * right, right * (right / left) ** 0.28
+    else:
+        left = low - 0.05 * max(right - low, 0.1)
+        right = max(right, left + 0.1)
+        aside, end = right + 0.05 * (right - left), right + 0.28 * (right - left)
     # Names are the user's: a "$" in them is a dollar.
     with rc_context({"font.size": 10.5, "font.family": "DejaVu Sans", "text.parse_math": False}):
         figure = Figure(figsize=(8, 0.62 * len(group.rows) + 1.7), dpi=150)
@@ -37,11 +43,12 @@ def save_plot(summary: Summary, path: Path) -> None:
         for position, row in enumerate(reversed(group.rows)):
             _draw(axes, row, position, is_baseline=row is group.rows[0])
             text = "missing" if row.score is None else row.metric.whole(row.score.mean)
-            axes.text(right + 0.05 * (right - left), position, text, va="center", color=POINT)
+            axes.text(aside, position, text, va="center", color=POINT)
         if group.rows[0].score is not None:
             axes.axvline(group.rows[0].score.mean, color=BASELINE, lw=1, ls="--", zorder=1)
         axes.set_yticks(range(len(group.rows)), [short(call(row), LABEL) for row in reversed(group.rows)])
-        axes.set_xlim(left, right + 0.28 * (right - left))
+        axes.set_xscale("log" if log else "linear")
+        axes.set_xlim(left, end)
         axes.set_ylim(-0.5, len(group.rows) - 0.5)
         seeds = summary.study.seeds
         means = (
@@ -65,7 +72,8 @@ def _draw(axes: Axes, row: Row, position: int, *, is_baseline: bool) -> None:
     mean, points = row.score.mean, known(row)
     color = BASELINE if is_baseline else METHOD
     if not math.isnan(row.score.low):
-        ends = [[mean - row.score.low], [row.score.high - mean]]
+        low = max(row.score.low, 1e-9) if axes.get_xscale() == "log" else row.score.low
+        ends = [[mean - low], [row.score.high - mean]]
         axes.errorbar(mean, position, xerr=ends, color=POINT, capsize=4, lw=1.6, zorder=3)
     if len(points) > 1:
         axes.plot(mean, position, "o", color=color, ms=9, mec=POINT, mew=1.4, zorder=4)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -13,7 +13,7 @@ from rich.text import Text
 from gradreg.study.config import Run
 from gradreg.study.grid import Tpe
 from gradreg.study.metric import Metric
-from gradreg.study.statistics import Estimate
+from gradreg.study.statistics import Estimate, estimate
 from gradreg.study.summary import Group, Pair, Row, Summary
 from gradreg.study.verdict import better, corrected_p, counts, first_line, known, number, others, p_text, verdict
 
@@ -27,6 +27,26 @@ def header(summary: Summary) -> tuple[str, ...]:
     p = "Bonf. p" if summary.study.correction == "bonferroni" else "Holm p"
     paper = ("paper", "ours - paper") if has_paper(summary) else ()
     return ("method", "weight", summary.metric.header, "difference", p, "||J||", "cost", *paper)
+
+
+SLOPES_HEADER = ("method", "slope at the points", "between them", "between / at")
+
+
+def slopes(group: Group) -> list[tuple[str, ...]]:
+    """The rows of a group whose runs have learned functions of one number, in the order of `SLOPES_HEADER`."""
+    found = []
+    for row in group.rows:
+        at, between = ([getattr(f, f"slope_{name}") for f in row.functions] for name in ("at_points", "between"))
+        if row.functions:
+            ratios = [b / a if a > 0 else math.inf for a, b in zip(at, between, strict=True)]
+            found.append((row.arm.name, *(_mean_text(values) for values in (at, between, ratios))))
+    return found
+
+
+def _mean_text(values: Sequence[float]) -> str:
+    """Mean and sample standard deviation of numbers of any size."""
+    found = estimate(values)
+    return f"{found.mean:.3g}" + ("" if math.isnan(found.sd) else f" ({found.sd:.2g})")
 
 
 def has_paper(summary: Summary) -> bool:
@@ -126,6 +146,11 @@ def measured(summary: Summary) -> list[str]:
         f"||J||: mean of ||d {outputs} / d input||_F on the first {points} test points, mean over the seeds; cost: "
         "median time of a training step over the baseline's, on one thread, interleaved",
     ]
+    if any(row.functions for row in summary.rows):
+        found.append(
+            "slope: root mean square of dy/dx at the training inputs, and in the middle between neighbours that are "
+            "more than 0.002 apart; mean (sample standard deviation) over the seeds; between / at: of each seed"
+        )
     if has_paper(summary):
         found.append(
             "paper: mean (standard deviation) as the paper reports it; ours - paper: the difference of the means, in "
@@ -236,6 +261,20 @@ def pairs_table(summary: Summary) -> Table | None:
     return _as_wide_as_needed(drawn)
 
 
+def slopes_table(summary: Summary) -> Table | None:
+    """Slopes at the training points and between them, where functions of one number were learned."""
+    if not any(row.functions for row in summary.rows):
+        return None
+    drawn = _empty("Slopes of the learned functions", SLOPES_HEADER, left=1)
+    for group in summary.groups:
+        if len(summary.groups) > 1:
+            drawn.add_section()
+            drawn.add_row(Text(group.name), style="italic")
+        for cells in slopes(group):
+            drawn.add_row(*map(Text, cells))
+    return _as_wide_as_needed(drawn)
+
+
 def pair_cells(pair: Pair, metric: Metric) -> tuple[str, ...]:
     """A pair as text, in the order of `PAIRS_HEADER`."""
     return pair.first, pair.second, _with_ends(pair.difference, metric), p_text(pair.p)
@@ -265,6 +304,8 @@ def markdown(summary: Summary) -> str:
         lines += [*_grid(header(summary), [cells(summary, group, row) for row in group.rows], left=1), ""]
         if group.pairs:
             lines += [*_grid(PAIRS_HEADER, [pair_cells(pair, summary.metric) for pair in group.pairs], left=2), ""]
+        if rows := slopes(group):
+            lines += [*_grid(SLOPES_HEADER, rows, left=1), ""]
     return "\n".join([*lines, *(f"- {note}" for note in notes(summary)), ""])
 
 
@@ -279,13 +320,17 @@ def _grid(names: Iterable[str], rows: Iterable[Iterable[str]], left: int) -> lis
 
 def plain(summary: Summary) -> dict[str, Any]:
     """Everything as plain data for JSON, which knows no nan."""
-    return _known({"verdict": verdict(summary), "notes": notes(summary), **_plain(summary)})
+    return _known(
+        {"verdict": verdict(summary), "notes": notes(summary), "metric": _plain(summary.metric), **_plain(summary)}
+    )
 
 
 def _plain(value: Any) -> Any:
     """Like `dataclasses.asdict`, with the key beside each run."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        found = {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        # A learned function is drawn; its numbers are in the run's result.
+        known = [field.name for field in dataclasses.fields(value) if field.name not in ("outputs", "x", "y")]
+        found = {name: _plain(getattr(value, name)) for name in known}
         return {"key": value.key, **found} if isinstance(value, Run) else found
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}

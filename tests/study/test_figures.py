@@ -292,8 +292,7 @@ def test_errors_that_differ_widely_are_on_a_logarithmic_axis_with_every_seed() -
     (picture,) = figures.scores(CASES["errors"])
     assert dots(picture.svg, "--c1") == 3
     assert dots(picture.svg, "--c2") == 2
-    places = {name: x for name, x in re.findall(r">(\d+)</text>|x=\"([\d.]+)\"", picture.svg) if name}
-    assert {"5", "10", "50", "100"} <= set(places) or {"10", "100"} <= set(places)
+    assert {"10", "100"} <= set(re.findall(r">(\d+)</text>", picture.svg))
     assert "test MSE, 1e-3" in picture.svg
 
 

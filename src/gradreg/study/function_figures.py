@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -98,7 +99,8 @@ def save_functions(summary: Summary, path: Path) -> None:
     with rc_context({"font.size": 9, "font.family": "DejaVu Sans", "text.parse_math": False}):
         figure = Figure(figsize=(2.6 * columns, 2.1 * lines + 3.2), dpi=150, layout="constrained")
         FigureCanvasAgg(figure)
-        above, below = figure.subfigures(2, 1, height_ratios=(2.1 * lines, 3.2))
+        parts: Any = figure.subfigures(2, 1, height_ratios=(2.1 * lines, 3.2))
+        above, below = parts
 
         def look(row: Row) -> _Look:
             place = arms[row.arm.name]

@@ -46,7 +46,8 @@ def made(name: str, layout: str, ways: list[str], x: Tensor, y: Tensor) -> dict[
     torch.manual_seed(0)
     model = SUBJECTS[name].make(x.device.type).to(x.device)
     if layout == "channels_last":
-        model, x = model.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
+        x = x.to(memory_format=torch.channels_last)
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     found: dict[str, Callable[[], object]] = {}
     for kind, objective in {
         "plain": gr.Objective(cross_entropy),

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gradreg.study.config import Data, Model, Optimizer, Penalty, Run, Schedule, Split
+from gradreg.study.config import Data, Model, Optimizer, Penalty, Protocol, Run, Schedule, Split
 from gradreg.study.grid import Arm, Search, Study
 from gradreg.study.search import Searching
 from gradreg.study.store import RunFiles, Store
@@ -19,6 +19,14 @@ BASELINE = Run(
     Data("digits"), Split(100, 400, 797), Model("small-cnn"), Optimizer(0.003, weight_decay=0.0005), Schedule(60, 20)
 )
 SPECTREG = replace(BASELINE, penalties=(Penalty("SpectReg", 0.1),))
+SIN = Run(
+    Data("sin"),
+    Split(100, 1000, balanced=False),
+    Model("mlp-5x64"),
+    Optimizer(0.01),
+    Schedule(40, 50),
+    protocol=Protocol(norm_points=900),
+)
 RESULT = {"test_accuracy": 94.123456789012345, "jacobian_norm": 1e-7, "validation_accuracy": 92.5, "seconds": 0.5}
 
 # A network with dropout and with buffers, as a user writes it.
@@ -72,7 +80,7 @@ class Pretender:
 
     Args:
         store: where results and failures are kept, as by `gradreg.study.work.work`.
-        score: the accuracy of a run; None for a run that fails.
+        score: the accuracy (or mean squared error) of a run; None for a run that fails.
     """
 
     def __init__(self, store: Store, score: Callable[[Run], float | None]):
@@ -105,7 +113,7 @@ class Pretender:
         if score is None:
             files.save_failure("the loss became nan by step 20")
             return Answer("failed", error="the loss became nan by step 20")
-        files.save_result({"validation_accuracy": score, "steps": task.run.steps})
+        files.save_result({f"validation_{task.run.metric.key}": score, "steps": task.run.steps})
         return Answer("done", files.result())
 
 

@@ -5,6 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
+from runs_for_tests import SIN
+
+from gradreg.data.sin import grid, target
 from gradreg.study.config import Data, Model, Optimizer, Penalty, Run, Schedule, Split
 from gradreg.study.grid import Arm, Grid, Reported, Study, Values, final_runs
 from gradreg.study.summary import Curve, Found, Summary, Tried, summarize
@@ -35,13 +38,16 @@ def found(
     values: Values | None = None,
     curves: bool = False,
 ) -> Found:
-    """An arm with a test accuracy for each seed; None where the run is missing or failed."""
+    """An arm with the metric on test points for each seed, in its unit; None where the run is missing or failed."""
     values = values or ((("weight", weight),) if one.search is not None else ())
     if tried is None:
         tried = [Tried((("weight", w),), (80 + 10 * w, 81 + 10 * w), 0, 200) for w in WEIGHTS] if one.search else []
     runs = tuple(final_runs(one, values, len(points)))
+    metric = one.run.metric
     results: list[dict[str, Any] | None] = [
-        None if point is None else {"test_accuracy": point, "jacobian_norm": 2.5, "half_squared_norm": 7.5}
+        None
+        if point is None
+        else {f"test_{metric.key}": point * metric.size, "jacobian_norm": 2.5, "half_squared_norm": 7.5}
         for point in points
     ]
     drawn = tuple(curve(seed) for seed, point in enumerate(points) if point is not None) if curves else ()
@@ -99,6 +105,31 @@ def summary(
         for one in arms
     ]
     return summarize(asked, items, command="gradreg run a-study", environments=[ENVIRONMENT], notes=notes)
+
+
+def errors(values: Mapping[str, Points], *, groups: Sequence[str] = ("",)) -> Summary:
+    """A study of SIN with these errors in 1e-3, one for each seed, and learned functions; the paper's number is 1.5."""
+    items: list[Found] = []
+    for group in groups:
+        for name, points in values.items():
+            one = arm(name, group=group, run=SIN, reported=Reported(1.5), given=True)
+            item = found(one, points, cost=1.0 + (name != "Baseline"), curves=True)
+            kept = [None if r is None else {**r, "function": learned(seed)} for seed, r in enumerate(item.results)]
+            items.append(replace(item, results=tuple(kept)))
+    asked = study([item.arm for item in items], max(map(len, values.values())), title="sin")
+    return summarize(asked, items, command="gradreg run a-study", environments=[ENVIRONMENT])
+
+
+def learned(seed: int) -> dict[str, Any]:
+    """A function of a run of SIN, close to the target: slopes are twice as large between the points as at them."""
+    x = [-0.9 + 0.07 * (seed + 1) * i for i in range(10)]
+    return {
+        "outputs": [target(x) + 0.01 * (seed + 1) for x in grid()],
+        "x": x,
+        "y": [target(value) + 0.1 for value in x],
+        "slope_at_points": 1.0 + seed,
+        "slope_between": 2.0 + 2 * seed,
+    }
 
 
 def grouped(

@@ -134,7 +134,7 @@ def test_the_smallest_scale_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     dataset.cache_clear()
     assert set(executor.given) == {run for arm in small.arms for run in final_runs(arm, (), 2)}
     summary = collect(small, store, command="gradreg run table4 --scale smoke")
-    assert all(row.accuracy is not None for row in summary.rows)
+    assert all(row.score is not None for row in summary.rows)
     text = report.markdown(summary)
     assert "55.63 (2.06)" in text
     assert "small CIFAR-100" in text

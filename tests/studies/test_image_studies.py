@@ -9,11 +9,13 @@ from gradreg.data.known import KNOWN, NOTES
 from gradreg.study.files import load_study
 from gradreg.study.store import Store
 
-IMAGES = [name for name in KNOWN if name not in ("digits", "mnist")]
+# Those to classify, with a setting of their own for `gradreg compare`.
+COMPARED = [name for name in KNOWN if not name.startswith("sin")]
+IMAGES = [name for name in COMPARED if name not in ("digits", "mnist")]
 
 
 def test_every_built_in_data_set_can_be_compared_on() -> None:
-    assert list(BUILT_IN) == list(KNOWN)
+    assert list(BUILT_IN) == COMPARED
 
 
 @pytest.mark.parametrize("name", IMAGES)

@@ -294,7 +294,7 @@ def test_study_runs_from_end_to_end_at_smoke_scale(name: str, protocol: str, tmp
     done.go(executor)
     assert not done.failed
     summary = collect(study, store, command="")
-    assert all(row.missing == 0 and row.accuracy is not None for row in summary.rows)
+    assert all(row.missing == 0 and row.score is not None for row in summary.rows)
     assert all(norm is not None and norm > 0 for row in summary.rows for norm in row.half_squared_norms)
     text = markdown(summary)
     group, row = summary.groups[-1], summary.groups[-1].rows[-1]

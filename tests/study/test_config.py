@@ -61,6 +61,7 @@ CHANGES: dict[str, Any] = {
     "protocol.norm_points": 100,
     "protocol.test_points": 100,
     "protocol.top_k": 5,
+    "loss_factor": 25.0,
 }
 
 

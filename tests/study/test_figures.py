@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.image import imread
-from summaries_for_tests import WEIGHTS, arm, found, grouped, study, summary
+from summaries_for_tests import WEIGHTS, arm, errors, found, grouped, study, summary
 
 from gradreg.study import figures
 from gradreg.study.axes import log_ticks
 from gradreg.study.figures import Picture, numbered
+from gradreg.study.function_figures import close_ups, functions, save_functions, shown
 from gradreg.study.grid import Range, Reported, Tpe
 from gradreg.study.plot import save_plot
 from gradreg.study.search_figures import searches
@@ -44,6 +45,10 @@ CASES = {
         curves=True,
     ),
 }
+CASES |= {
+    "errors": errors({"Baseline": [6.0, 7.0, 8.0], "FrobReg": [3.0, 3.5, 4.5], "JacReg": [450.0, 451.0, None]}),
+    "errors-groups": errors({"Baseline": [6.0, 7.0], "FrobReg": [6.0, 7.5]}, groups=("SIN", "SIN doubled")),
+}
 every_case = pytest.mark.parametrize("case", CASES)
 
 
@@ -52,11 +57,13 @@ def drawings(name: str) -> tuple[str, ...]:
     """All figures of a case."""
     case = CASES[name]
     pictures: list[Picture] = [
-        *figures.accuracy(case),
+        *figures.scores(case),
         *searches(case),
         *figures.norms(case),
         *figures.curves(case),
         *figures.trend(case),
+        *functions(case),
+        *close_ups(case),
     ]
     return tuple(svg for picture in pictures for svg in (picture.svg, picture.narrow) if svg)
 
@@ -121,7 +128,7 @@ def test_figures_are_the_same_each_time() -> None:
 
 
 def test_accuracy_draws_every_seed_and_the_mean() -> None:
-    (picture,) = figures.accuracy(TWO)
+    (picture,) = figures.scores(TWO)
     for svg in (picture.svg, picture.narrow):
         assert dots(svg, "--c0") == len(BASELINE)
         assert dots(svg, "--c1") == len(SPECTREG)
@@ -132,24 +139,24 @@ def test_accuracy_draws_every_seed_and_the_mean() -> None:
 
 
 def test_accuracy_marks_the_papers_number_and_what_is_missing() -> None:
-    (with_paper,), (without,) = figures.accuracy(CASES["paper"]), figures.accuracy(CASES["two"])
+    (with_paper,), (without,) = figures.scores(CASES["paper"]), figures.scores(CASES["two"])
     hollow = r"<use [^>]*fill-opacity: 0; stroke: var\(--ink\)|<use [^>]*fill: none; stroke: var\(--ink\)"
     assert len(re.findall("<use", with_paper.svg)) == len(re.findall("<use", without.svg)) + 1
     assert len(re.findall(hollow, with_paper.svg)) == 1
     assert re.findall(hollow, without.svg) == []
-    (holes,) = figures.accuracy(CASES["holes"])
+    (holes,) = figures.scores(CASES["holes"])
     texts = "".join(ET.fromstring(holes.svg).itertext())
     assert "X missing" in texts
     assert "91.00 n=1" in texts
 
 
 def test_one_seed_is_drawn_as_a_seed_and_not_as_a_mean() -> None:
-    (picture,) = figures.accuracy(CASES["one-seed"])
+    (picture,) = figures.scores(CASES["one-seed"])
     assert (dots(picture.svg, "--c0"), dots(picture.svg, "--c1"), dots(picture.svg, "--ink")) == (1, 1, 0)
 
 
 def test_a_dollar_in_a_name_is_a_dollar() -> None:
-    (picture,) = figures.accuracy(CASES["names"])
+    (picture,) = figures.scores(CASES["names"])
     assert "$x_1$" in "".join(ET.fromstring(picture.narrow).itertext()).partition("%")[2]
 
 
@@ -276,3 +283,44 @@ def test_plot_shows_the_point_of_each_seed(tmp_path: Path) -> None:
     moved = summary({"Baseline": BASELINE, "SpectReg": [93.0, 94.0, 92.0, 95.0]})  # the same mean and interval
     assert np.array_equal(pixels(TWO), pixels(TWO))
     assert not np.array_equal(pixels(TWO), pixels(moved))
+
+
+# --- errors, and learned functions ------------------------------------------------------------------------------------
+
+
+def test_errors_that_differ_widely_are_on_a_logarithmic_axis_with_every_seed() -> None:
+    (picture,) = figures.scores(CASES["errors"])
+    assert dots(picture.svg, "--c1") == 3
+    assert dots(picture.svg, "--c2") == 2
+    assert {"10", "100"} <= set(re.findall(r">(\d+)</text>", picture.svg))
+    assert "test MSE, 1e-3" in picture.svg
+
+
+def test_functions_are_drawn_for_each_arm_with_every_seed() -> None:
+    case = CASES["errors"]
+    pictures = functions(case)
+    assert [picture.title for picture in pictures] == ["Baseline", "FrobReg(0.1)", "JacReg(0.1)"]
+    for index, picture in enumerate(pictures):
+        seeds = len(case.rows[index].functions)
+        # The thick one, the thin ones, nothing else in the arm's colour.
+        assert picture.svg.count(f"stroke: var(--c{index})") == seeds
+        assert picture.svg.count("stroke-dasharray") == 1  # the target
+    assert functions(TWO) == close_ups(TWO) == []
+
+
+def test_close_up_shows_the_baseline_and_the_arm_with_the_least_error() -> None:
+    case = CASES["errors"]
+    assert [row.arm.name for row in shown(case.groups[0])] == ["Baseline", "FrobReg"]
+    (picture,) = close_ups(case)
+    assert picture.svg.count("stroke: var(--c0)") == picture.svg.count("stroke: var(--c1)") == 1
+    assert "stroke: var(--c2)" not in picture.svg
+    assert [p.title for p in close_ups(CASES["errors-groups"])] == ["SIN", "SIN doubled"]
+    # In that one the baseline itself is best.
+    assert [row.arm.name for row in shown(CASES["errors-groups"].groups[0])] == ["Baseline"]
+
+
+@pytest.mark.parametrize("name", ["errors", "errors-groups"])
+def test_functions_as_a_png(name: str, tmp_path: Path) -> None:
+    save_functions(CASES[name], tmp_path / "functions.png")
+    _, width, _ = imread(tmp_path / "functions.png").shape
+    assert width == round(2.6 * len(CASES[name].rows) * 150)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import cache
 
 import pytest
-from summaries_for_tests import arm, found, grouped, study, summary
+from summaries_for_tests import arm, errors, found, grouped, study, summary
 
 from gradreg.study.grid import Reported
 from gradreg.study.html import html
@@ -35,6 +35,12 @@ CASES = {
         reported={"train_size 500": {"SpectReg": Reported(94.0)}},
         curves=True,
     ),
+}
+CASES |= {
+    "errors": errors(
+        {"Baseline": [6.0, 7.0, 8.0, 7.0], "FrobReg": [3.0, 3.5, 4.5, 3.0], "JacReg": [450.0, 451, 449, 450]}
+    ),
+    "errors-groups": errors({"Baseline": [6.0, 7.0], "FrobReg": [6.0, 7.5]}, groups=("SIN", "SIN doubled")),
 }
 every_case = pytest.mark.parametrize("name", CASES)
 
@@ -72,7 +78,8 @@ def test_page_is_well_formed_with_its_language_title_and_viewport(name: str) -> 
     root = tree(name)
     assert root.tag == "html"
     assert root.get("lang") == "en"
-    assert root.findtext("head/title") == "digits: " + "".join(root.itertext()).partition("digits: ")[2].splitlines()[0]
+    start = f"{CASES[name].study.title}: "
+    assert root.findtext("head/title") == start + "".join(root.itertext()).partition(start)[2].splitlines()[0]
     metas = {meta.get("name"): meta.get("content") for meta in root.iter("meta")}
     assert metas["viewport"] == "width=device-width, initial-scale=1"
     assert metas["color-scheme"] == "light dark"

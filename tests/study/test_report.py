@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 from rich.table import Table
-from summaries_for_tests import arm, found, grouped, study, summary
+from summaries_for_tests import arm, errors, found, grouped, study, summary
 
 from gradreg.study.grid import Range, Reported, Tpe
-from gradreg.study.report import PAIRS_HEADER, cells, header, markdown, notes, pairs_table, plain, table
+from gradreg.study.report import PAIRS_HEADER, cells, header, markdown, notes, pairs_table, plain, slopes, table
 from gradreg.study.summary import Row, Summary, Tried, summarize
 from gradreg.study.verdict import call, counts, number, p_text, verdict, verdicts
 
@@ -387,3 +387,55 @@ def test_weight_that_the_paper_selected_stands_beside_ours() -> None:
     said = "beside a weight: the one that the paper selected, in the same unit"
     assert said in notes(WEIGHED)
     assert said not in notes(BETTER)
+
+
+# --- where less is better ---------------------------------------------------------------------------------------------
+
+ERRORS = errors({"Baseline": [6.0, 7.0, 8.0, 7.0], "FrobReg": [3.0, 3.5, 4.5, 3.0], "JacReg": [450.0, 451, 449, 450]})
+
+
+def test_the_smallest_error_is_recommended() -> None:
+    assert verdict(ERRORS) == (
+        "With 100 points of sin, use FrobReg(0.1): -3.500e-3 MSE (95 % interval -4.150e-3 to -2.850e-3) against the "
+        f"baseline's 7.000e-3, Holm-corrected p {p_text(ERRORS.rows[1].p)}, at 2.0x the time per step."
+    )
+
+
+def test_errors_of_several_groups() -> None:
+    values = {"Baseline": [6.0, 7.0, 8.0, 7.0], "FrobReg": [3.0, 3.5, 4.5, 3.0]}
+    found = verdict(errors(values, groups=("one", "two")))
+    assert "FrobReg is the best in each of the 2 groups: by -3.500e-3 to -3.500e-3 MSE over the baseline" in found
+    assert verdict(errors({"Baseline": [6.0, 8.0]})).startswith("The baseline reaches MSE 7.000e-3 with 100 points of")
+    worse = errors({"Baseline": [6.0, 7.0, 8.0], "FrobReg": [7.0, 8.1, 9.0]})
+    assert "no method beats the baseline beyond chance" in verdict(worse)
+
+
+def test_a_cheaper_method_that_is_a_little_worse_has_more_error() -> None:
+    case = errors({"Baseline": [6.0, 7.0, 8.0, 7.0], "FrobReg": [3.0, 3.5, 4.5, 3.0], "SpectReg": [3.1, 3.4, 4.6, 3.1]})
+    group = case.groups[0]
+    rows = (*group.rows[:2], replace(group.rows[2], cost=1.2))
+    assert "SpectReg(0.1), at 1.2x, cannot be told from it (0.050e-3 MSE more)" in verdict(
+        replace(case, groups=(replace(group, rows=rows),))
+    )
+
+
+def test_table_of_errors_has_their_unit_the_papers_number_and_slopes() -> None:
+    assert header(ERRORS)[2] == "MSE, 1e-3"
+    shown = dict(zip(header(ERRORS), cells(ERRORS, ERRORS.groups[0], ERRORS.rows[1]), strict=True))
+    assert shown["MSE, 1e-3"] == "3.500 (0.707)"
+    assert shown["difference"] == "-3.500 [-4.150, -2.850]"
+    assert (shown["paper"], shown["ours - paper"]) == ("1.500", "+2.000")
+    assert slopes(ERRORS.groups[0])[0] == ("Baseline", "2.5 (1.3)", "5 (2.6)", "2 (0)")
+    assert slopes(summary({"Baseline": [90.0]}).groups[0]) == []
+    page = markdown(ERRORS)
+    assert "| slope at the points | between them |" in page
+    assert "accuracy" not in page
+    assert "labels" not in page
+
+
+def test_errors_as_plain_data_say_their_metric_and_leave_functions_out() -> None:
+    found = json.loads(json.dumps(plain(ERRORS)))
+    assert (found["metric"]["name"], found["metric"]["unit"]) == ("MSE", "1e-3")
+    row = found["groups"][0]["rows"][0]
+    assert row["points"] == pytest.approx([6.0, 7.0, 8.0, 7.0])
+    assert row["functions"][1] == {"seed": 1, "slope_at_points": 2.0, "slope_between": 4.0}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs_for_tests import BASELINE, SPECTREG, Pretender, arm, spoil, study
+from runs_for_tests import BASELINE, SIN, SPECTREG, Pretender, arm, spoil, study
 
 from gradreg.study import search as module
 from gradreg.study.config import Optimizer, Penalty, Run, StudyError
@@ -51,6 +51,29 @@ def _whole(tmp_path_factory: pytest.TempPathFactory) -> Pretender:
     trainer = Pretender(Store(tmp_path_factory.mktemp("whole")), hill)
     assert trainer.drive(search(SEARCHED, TWO, trainer.store))
     return trainer
+
+
+# --- where less is better ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("asked", [Grid((("weight", (0.01, 0.05, 0.3)),)), Tpe((("weight", Range(0.001, 1.0)),), 12)])
+def test_search_finds_the_smallest_error(asked: Grid | Tpe, tmp_path: Path) -> None:
+    """A valley at 0.05; whatever is far from it fails, as the smallest error of all would if failures counted as 0."""
+    run = replace(SIN, penalties=(Penalty("FrobReg", 0.1),), schedule=replace(SIN.schedule, steps=90))
+
+    def valley(run: Run) -> float | None:
+        weight = run.penalties[0].weight
+        return None if weight > 0.5 else 0.01 + abs(weight - 0.05)
+
+    searched = arm(asked, run)
+    trainer = Pretender(Store(tmp_path), valley)
+    assert trainer.drive(search(searched, study(searched), trainer.store))
+    found = progress(searched, study(searched), trainer.store)
+    scores = {dict(t.values)["weight"]: t.scores for t in found.tried if t.scores and t.steps == 90}
+    best = min(scores, key=lambda weight: scores[weight])
+    assert dict(found.values or ())["weight"] == best
+    assert scores[best][0] == pytest.approx(10 + 1000 * abs(float(best) - 0.05))  # in 1e-3
+    assert abs(float(best) - 0.05) < 0.05
 
 
 # --- grids ------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from gradreg.study.config import Scalar
-from gradreg.study.select import Candidate, choose
+from gradreg.study.metric import ACCURACY, MSE
+from gradreg.study.select import Candidate, choose, rule
 
 
 def candidates(scores: Mapping[Scalar, Sequence[float]]) -> list[Candidate]:
@@ -23,6 +24,13 @@ def chosen(found: Sequence[Candidate]) -> Scalar:
 def test_highest_mean_validation_accuracy_wins() -> None:
     # 0.1 has the best single run, 0.03 the best mean.
     assert chosen(candidates({0.01: [90.0, 90.0], 0.03: [92.0, 91.0], 0.1: [95.0, 87.0]})) == 0.03
+
+
+def test_lowest_mean_squared_error_wins() -> None:
+    found = candidates({0.01: [4.0, 4.0], 0.03: [3.0, 4.5], 0.1: [2.0, 6.5]})
+    assert dict(choose(found, MSE) or ())["weight"] == 0.03
+    assert "lowest mean validation MSE" in rule(MSE)
+    assert "highest mean validation accuracy" in rule(ACCURACY)
 
 
 def test_order_does_not_matter() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from runs_for_tests import BASELINE as WHOLE
-from runs_for_tests import numbers, with_dropout
+from runs_for_tests import SIN, numbers, with_dropout
 from sweeps_for_tests import Here, sweep, toml
 
 from gradreg import _random
@@ -112,6 +112,19 @@ def test_stacked_runs_are_the_runs_by_themselves(name: str, tmp_path: Path) -> N
     """In float64 with dropout, seeds, subsets and weights of each run's own, over 32 steps."""
     run = replace(own(tmp_path, EXACT_NET, put(BASELINE, {"schedule.steps": 32})), penalties=CASES[name])
     assert compared(varied(run)) < (1e-5 if "Difference" in name else 1e-7)
+
+
+@pytest.mark.parametrize("preset", ["FrobReg", "SpectReg", "DoubleBack"])
+def test_regression_is_stacked_as_well(preset: str) -> None:
+    """With the squared error for a loss, also within DoubleBack, and its factor."""
+    run = replace(SIN, penalties=(Penalty(preset, 0.1),), loss_factor=25.0)
+    runs = [put(r, {"schedule.steps": 12, "protocol.measure": "validation"}) for r in varied(run)]
+    alone = [train(run, dataset("sin")) for run in runs]
+    for (result, training), ended in zip(alone, train_stacked(runs, dataset("sin")), strict=True):
+        assert ended.result is not None
+        assert ended.member is not None
+        assert ended.result["validation_mse"] == pytest.approx(result["validation_mse"], rel=1e-3)
+        assert distance(training, ended.member.training) < 1e-4
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])

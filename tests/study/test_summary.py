@@ -10,7 +10,8 @@ from summaries_for_tests import WEIGHTS, arm, found, study, summary
 
 from gradreg.study.config import StudyError
 from gradreg.study.grid import Values
-from gradreg.study.select import RULE
+from gradreg.study.metric import ACCURACY
+from gradreg.study.select import rule
 from gradreg.study.statistics import Estimate
 from gradreg.study.summary import Found, Summary, Tried, is_known, summarize
 
@@ -40,10 +41,10 @@ def test_summary_of_hand_made_results() -> None:
     assert [row.cost for row in case.rows] == pytest.approx([1, 2.5, 1.5])
     assert [row.missing for row in case.rows] == [0, 0, 0]
     assert all(row.selected for row in case.rows)
-    assert estimated(baseline.accuracy).mean == pytest.approx(91)
-    assert estimated(baseline.accuracy).sd == pytest.approx(1)
+    assert estimated(baseline.score).mean == pytest.approx(91)
+    assert estimated(baseline.score).sd == pytest.approx(1)
     assert (baseline.difference, baseline.p) == (None, None)
-    assert case.rule == RULE
+    assert case.rule == rule(ACCURACY)
 
     raw = {name: related(POINTS[name], POINTS["Baseline"]) for name in ("DoubleBack", "SpectReg")}
     assert estimated(doubleback.difference).mean == pytest.approx(1 / 3)
@@ -68,8 +69,8 @@ def test_differences_are_over_the_seeds_that_both_have() -> None:
     assert spectreg.p == estimated(spectreg.difference).p  # the only hypothesis
     # No seed that both have, though each has one.
     assert (frobreg.difference, frobreg.p) == (None, None)
-    assert estimated(frobreg.accuracy).mean == 97.0
-    assert math.isnan(estimated(frobreg.accuracy).sd)
+    assert estimated(frobreg.score).mean == 97.0
+    assert math.isnan(estimated(frobreg.score).sd)
     assert [row.missing for row in case.rows] == [0, 1, 2]
     assert baseline.points == (90.0, None, 91.0, 92.5)
     assert spectreg.norms == (2.5, 2.5, None, 2.5)
@@ -85,7 +86,7 @@ def test_one_seed_has_a_difference_and_no_p() -> None:
 def test_without_any_result_all_is_unknown() -> None:
     case = summary({"Baseline": [None, None], "SpectReg": [None, None]}, failures={"SpectReg": {None: "nan", 0: "nan"}})
     for row in case.rows:
-        assert (row.accuracy, row.difference, row.norm, row.p) == (None, None, None, None)
+        assert (row.score, row.difference, row.norm, row.p) == (None, None, None, None)
     # A failure in tuning is no missing seed.
     assert [row.missing for row in case.rows] == [2, 1]
 

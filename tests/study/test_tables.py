@@ -5,11 +5,12 @@ import io
 import re
 
 import pytest
-from summaries_for_tests import grouped, summary
+from summaries_for_tests import errors, grouped, summary
 
 from gradreg.study.grid import Reported
+from gradreg.study.metric import ACCURACY
 from gradreg.study.report import header
-from gradreg.study.tables import ARM_COLUMNS, RUN_COLUMNS, csv_runs, csv_text, escape, latex
+from gradreg.study.tables import arm_columns, csv_runs, csv_text, escape, latex, run_columns
 
 BASELINE = [90.0, 91.0, 92.0, 91.0]
 HOLES = summary(
@@ -24,7 +25,7 @@ def read(text: str) -> list[dict[str, str]]:
 
 def test_csv_has_a_line_for_each_arm_and_empty_cells_for_what_is_unknown() -> None:
     lines = read(csv_text(HOLES))
-    assert tuple(lines[0]) == ARM_COLUMNS
+    assert tuple(lines[0]) == arm_columns(ACCURACY)
     assert [line["arm"] for line in lines] == ["Baseline", "SpectReg", "A_b & 50 %"]
     baseline, spectreg, missing = lines
     assert (baseline["difference_mean"], baseline["p"], baseline["paper_mean"]) == ("", "", "")
@@ -38,7 +39,7 @@ def test_csv_has_a_line_for_each_arm_and_empty_cells_for_what_is_unknown() -> No
 
 def test_csv_of_runs_has_a_line_for_each_seed_with_its_key() -> None:
     lines = read(csv_runs(HOLES))
-    assert tuple(lines[0]) == RUN_COLUMNS
+    assert tuple(lines[0]) == run_columns(ACCURACY)
     runs = [run for row in HOLES.rows for run in row.runs]
     assert [line["key"] for line in lines] == [run.key for run in runs]
     points = [point for row in HOLES.rows for point in row.points]
@@ -74,3 +75,11 @@ def test_latex_lines_have_one_cell_for_each_column() -> None:
     assert sum(line.count("$") for line in lines) % 2 == 0
     assert r"A\_b \& 50 \%" in text
     assert [text.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [1, 1, 1]
+
+
+def test_errors_have_columns_of_their_own_and_the_lowest_mean_in_bold() -> None:
+    case = errors({"Baseline": [6.0, 7.0, 8.0], "FrobReg": [3.0, 3.5, 4.5]})
+    assert "mse_mean" in read(csv_text(case))[0]
+    assert float(read(csv_runs(case))[0]["test_mse"]) == pytest.approx(6.0)
+    assert re.findall(r"textbf\{([^}]*)\}", latex(case)) == ["3.667"]
+    assert "the lowest mean" in latex(case)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 from runs_for_tests import BASELINE as WHOLE
+from runs_for_tests import SIN, numbers, with_dropout
 from runs_for_tests import SPECTREG as PENALIZED
-from runs_for_tests import numbers, with_dropout
 from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy
 from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -125,6 +125,70 @@ def test_methods_share_subset_batches_and_initialization_of_a_seed(other: Run) -
     different = zip(state(BASELINE), state(replace(BASELINE, seed=1)), strict=True)
     # All but the biases, which start at 0, and the labels: ten of each class in order.
     assert sum(not torch.equal(one, two) for one, two in different) == 4 + 2
+
+
+# --- regression -------------------------------------------------------------------------------------------------------
+
+
+def test_regression_measures_squared_errors_and_the_learned_function() -> None:
+    sin = dataset("sin")
+    found, training = train(SIN, sin)
+    assert numbers(train(SIN, sin)[0]) == numbers(found)
+    expected = {"train_loss", "validation_mse", "test_mse", "jacobian_norm", "half_squared_norm", "function"}
+    assert set(numbers(found)) == {"steps", *expected}
+    parts = divide(SIN, sin)
+    assert parts.test_x is not None
+    assert parts.test_y is not None
+    with torch.no_grad():
+        error = training.model(parts.test_x) - parts.test_y
+    assert found["test_mse"] == pytest.approx(float(error.square().mean()), rel=1e-5)
+    assert found["function"]["outputs"] == pytest.approx((error + parts.test_y).flatten().tolist(), rel=1e-4, abs=1e-5)
+
+
+def test_loss_factor_gives_half_the_sum_of_squares_plus_the_weighted_slope() -> None:
+    """The scripts' objective, written out: its gradient for one batch."""
+    run = put(replace(SIN, penalties=(Penalty("FrobReg", 0.3),)), {"loss_factor": 25.0})
+    training = Training(run, divide(run, dataset("sin")), 1)
+    chosen = torch.arange(50)
+    x, y = training.x[chosen].requires_grad_(), training.y[chosen]
+    z = training.model(x)
+    (slope,) = torch.autograd.grad(z.sum(), x, create_graph=True)
+    total = 0.5 * (z - y).square().sum() + 0.3 * slope.square().mean()
+    expected = torch.autograd.grad(total, list(training.model.parameters()), allow_unused=True)
+    given: list[Tensor] = []
+    with register_optimizer_step_pre_hook(
+        lambda optimizer, *_: given.extend(p.grad for p in training.model.parameters() if p.grad is not None)
+    ):
+        result = training.advance(chosen)
+    assert float(result.task.detach()) == pytest.approx(float((z - y).detach().square().mean()), rel=1e-5)  # a mean
+    for one, other in zip(given, expected, strict=True):
+        assert torch.allclose(one, torch.zeros_like(one) if other is None else other, rtol=1e-3, atol=1e-5)
+
+
+def test_under_adam_a_loss_factor_is_a_smaller_weight() -> None:
+    """16 times the squared error with a weight w is the squared error with w / 16 and Adam's epsilon / 16.
+
+    Bit for bit, since 16 is a power of two.
+    """
+    runs = [replace(SIN, penalties=(Penalty("FrobReg", weight),)) for weight in (4.0, 0.25, 4.0)]
+    trainings = [
+        Training(run, divide(run, dataset("sin")), 1) for run in (put(runs[0], {"loss_factor": 16.0}), *runs[1:])
+    ]
+    for group in trainings[1].optimizer.param_groups:
+        group["eps"] /= 16
+    for training in trainings:
+        for chosen in batches(100, training.run):
+            training.advance(chosen)
+    one, other, plain = (parameters(training) for training in trainings)
+    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    assert not torch.allclose(one[0], plain[0])
+
+
+def test_penalty_on_class_probabilities_is_refused_for_a_regression() -> None:
+    run = replace(SIN, penalties=(Penalty("ConfidencePenalty", 0.1),))
+    said = "ConfidencePenalty measures the probabilities of classes, but the labels of sin are numbers; use SpectReg"
+    with pytest.raises(StudyError, match=said):
+        train(run, dataset("sin"))
 
 
 # --- going on from a checkpoint ---------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs_for_tests import SPECTREG, spoil, with_dropout
+from runs_for_tests import SIN, SPECTREG, spoil, with_dropout
 
 from gradreg.data.splits import indices
 from gradreg.study.config import Run, StudyError
@@ -35,6 +35,18 @@ def _packed(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, float]:
 def _path(tmp_path: Path, packed: tuple[bytes, float]) -> Path:
     (tmp_path / "model.pt").write_bytes(packed[0])
     return tmp_path / "model.pt"
+
+
+def test_a_regression_predicts_numbers(tmp_path: Path) -> None:
+    run, sin = put(SIN, {"schedule.steps": 10}), dataset("sin")
+    found, training = train(run, sin)
+    (tmp_path / "model.pt").write_bytes(pack_model(training, sin))
+    loaded = load(tmp_path / "model.pt")
+    assert sin.test_x is not None
+    assert sin.test_y is not None
+    predicted = torch.tensor(loaded.predict(sin.test_x))
+    assert loaded.classes == ()
+    assert float((predicted - sin.test_y[:, 0]).square().mean()) == pytest.approx(found["test_mse"], rel=1e-5)
 
 
 def right(classifier: Trained) -> float:

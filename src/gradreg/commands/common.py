@@ -153,6 +153,8 @@ def show(summary: Summary, folder: Path, console: Console) -> None:
     console.print(report.table(summary), crop=False)
     if (pairs := report.pairs_table(summary)) is not None:
         console.print(pairs, crop=False)
+    if (slopes := report.slopes_table(summary)) is not None:
+        console.print(slopes, crop=False)
     console.print()
     for note in report.notes(summary):
         console.print(f"  {note}", style="dim", highlight=False)
@@ -178,6 +180,7 @@ def _is_kept(summary: Summary, folder: Path) -> bool:
 
 def keep_report(summary: Summary, folder: Path) -> None:
     """Writes the report in all its forms; report.json last, by which one sees that the others are there."""
+    from gradreg.study.function_figures import save_functions
     from gradreg.study.html import html
     from gradreg.study.plot import save_plot
     from gradreg.study.tables import csv_runs, csv_text, latex
@@ -188,6 +191,8 @@ def keep_report(summary: Summary, folder: Path) -> None:
     write_atomically(folder / "runs.csv", csv_runs(summary))
     write_atomically(folder / "report.tex", latex(summary))
     save_plot(summary, folder / "report.png")
+    if any(row.functions for row in summary.rows):
+        save_functions(summary, folder / "functions.png")
     write_atomically(folder / "report.json", json.dumps(report.plain(summary), indent=1))
 
 

@@ -27,7 +27,7 @@ from gradreg.study.own_data import check_apart, own_data
 from gradreg.study.source import code_hash
 from gradreg.study.store import Store, write_atomically
 from gradreg.study.summary import Row, Summary
-from gradreg.study.verdict import better, call, gain, known
+from gradreg.study.verdict import better, call, known
 
 BUILT_IN = {
     "digits": digits,
@@ -109,7 +109,7 @@ def run_compare(options: Compare) -> None:
 def recommended(summary: Summary) -> Row | None:
     """The row to use: the best of those that beat the baseline beyond chance, else the baseline; None without runs."""
     (group,) = summary.groups
-    found = max(better(group), key=gain, default=group.rows[0])
+    found = max(better(group), key=lambda row: row.gain, default=group.rows[0])
     return found if known(found) else None
 
 

@@ -103,7 +103,7 @@ def run_show(options: Show) -> None:
             console.print_json(json.dumps(value))
     if (lines := files.metrics()) != []:
         console.print("\nmetrics", style="bold")
-        measured = [line for line in lines if "validation_accuracy" in line] or lines
+        measured = [line for line in lines if any(name.startswith("validation_") for name in line)] or lines
         for line in measured[-10:]:
             numbers = ", ".join(f"{k} {v:.4g}" for k, v in line.items() if k not in ("step", "seconds"))
             console.print(f"  step {line['step']}: {numbers}", highlight=False)

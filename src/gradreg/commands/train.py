@@ -14,6 +14,7 @@ from gradreg.study.config import Run, StudyError
 from gradreg.study.environment import environment
 from gradreg.study.files import kept_studies
 from gradreg.study.grid import final_runs
+from gradreg.study.metric import Metric
 from gradreg.study.search import progress, tuning_runs
 from gradreg.study.store import RunFiles, Store
 from gradreg.study.structure import checked, structure
@@ -43,13 +44,14 @@ class Train:
 class _Telling:
     """The files of a run, which also tells people how it goes."""
 
-    def __init__(self, files: RunFiles):
-        self._files = files
+    def __init__(self, files: RunFiles, metric: Metric):
+        self._files, self._metric = files, metric
 
     def note(self, line: dict[str, Any]) -> None:
         self._files.note(line)
-        if "validation_accuracy" in line:
-            print(f"step {line['step']}: loss {line['task']:.4f}, validation {line['validation_accuracy']:.2f} %")
+        if f"validation_{self._metric.key}" in line:
+            found = self._metric.whole(self._metric.of(line, "validation"))
+            print(f"step {line['step']}: loss {line['task']:.4f}, validation {found}")
 
     def beat(self, step: int, steps: int) -> None:
         self._files.beat(step, steps)
@@ -133,7 +135,7 @@ def _train(run: Run, data: Any, device: str, files: RunFiles, group: "Group") ->
         start = usable(files.checkpoint())
         files.trim(start[0] if start else 0)
         print(f"{run.key}: {run}" + (f"; goes on from step {start[0]}" if start else ""))
-    watch = Watch(keeper=_Telling(files) if first else None, stop=stopping)
+    watch = Watch(keeper=_Telling(files, run.metric) if first else None, stop=stopping)
     content = start[1] if start else None
     try:
         result, training = train_distributed(run, data, device=device, start=content, watch=watch)
@@ -166,7 +168,8 @@ def _again(run: Run, data: Any, device: str, files: RunFiles, group: "Group") ->
         return
     names = [name for name in result if name != "seconds"]
     for name in names:
-        print(f"{name}: {result[name]} (kept: {kept.get(name)})")
+        if not isinstance(result[name], dict):  # a learned function is compared, not printed
+            print(f"{name}: {result[name]} (kept: {kept.get(name)})")
     print("the same in every digit" if all(result[n] == kept.get(n) for n in names) else "NOT the same in every digit")
 
 

@@ -1,4 +1,4 @@
-"""What a data set is here: labelled images in memory, and where the files are kept."""
+"""What a data set is here: labelled images or vectors in memory, and where the files are kept."""
 
 import os
 from dataclasses import dataclass
@@ -18,11 +18,13 @@ class Dataset:
         x: where training points are drawn from, and validation and test points where there are no official ones:
             images (N, C, H, W), float32, or uint8 (0 ... 255, which `gradreg.data.splits.split` scales to [0, 1]); or
             vectors of features (N, D).
-        y: their labels (N,), int64.
-        classes: names of the classes, by label.
+        y: their labels (N,), int64; or of a regression the numbers to predict (N, m), float32.
+        classes: names of the classes, by label; () for a regression.
         test_x, test_y: the official test set; None where the test points are drawn from x as well.
         validation_x, validation_y: the official validation set; None where the validation points are drawn from x.
         content: hash of all of the above but the name, for the user's own data; "" for built-in data sets.
+        standardize: whether inputs are standardized by the training points; else they are left in their own unit.
+        twin: where not 0, each training point comes a second time, moved by so much, with the same label.
     """
 
     name: str
@@ -34,6 +36,13 @@ class Dataset:
     validation_x: "Tensor | None" = None
     validation_y: "Tensor | None" = None
     content: str = ""
+    standardize: bool = True
+    twin: float = 0.0
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers a network gives for an input: one for each class, or those of a regression."""
+        return len(self.classes) or self.y.shape[1]
 
 
 class DataError(ValueError):

@@ -10,6 +10,8 @@ KNOWN = {
     "tinyimagenet": "TinyImageNet-200, 110000 colour images of 64 x 64",
     "tinyimagenet-sub100": "100 of the 500 training images of each class of TinyImageNet-200, and its validation set; "
     "only from tiny-imagenet-200-sub100.zip in the data directory",
+    "sin": "the paper's synthetic regression, y = sin(5x) with noise",
+    "sin-doubled": "the same with each training point twice, at x and x + 0.001",
 }
 # A sentence beside every number that is made from it.
 NOTES = {

@@ -22,10 +22,11 @@ class Split:
     a part hands them to `prepared`, which does the rest.
 
     Attributes:
-        x, y: training points (N, C, H, W) or (N, D), float32 (or bytes, see above), and labels (N,).
+        x, y: training points (N, C, H, W) or (N, D), float32 (or bytes, see above), and labels (N,), or (N, m) of a
+            regression.
         validation_x, validation_y: for choosing weights.
         test_x, test_y: for the final table; None unless asked for, so that nothing else can look at them.
-        mean, std: of the training part, (C,) or (D,).
+        mean, std: of the training part, (C,) or (D,); 0 and 1 where the data set is not to be standardized.
     """
 
     x: Tensor
@@ -57,7 +58,7 @@ def split(
 
     Args:
         data: where to draw from.
-        train_size: number of training points, the same for each class where balanced.
+        train_size: number of training points, the same for each class where balanced; twins are not counted.
         validation_size: number of validation points, drawn from the same images; an official validation set is used
             whole instead.
         test_size: number of test points, drawn from the same images; 0 uses the official test set.
@@ -67,7 +68,8 @@ def split(
         test_points: hand out so many of them, the first; 0: all.
 
     Raises:
-        DataError: more points asked for than there are, or test points of a data set without any.
+        DataError: more points asked for than there are, test points of a data set without any, or the same number of
+            each class of a regression.
 
     Example:
         >>> from gradreg.data.digits import load_digits
@@ -76,8 +78,11 @@ def split(
         torch.Size([100, 1, 8, 8])
     """
     parts = indices(data, train_size, validation_size, test_size, seed=seed, balanced=balanced)
-    x = data.x[parts.train]
-    mean, std = moments(x)
+    x, y = data.x[parts.train], data.y[parts.train]
+    if data.twin:
+        x, y = scaled(x), torch.cat([y, y])
+        x = torch.cat([x, x + data.twin])
+    mean, std = moments(x) if data.standardize else (torch.zeros(x.shape[1]), torch.ones(x.shape[1]))
 
     def ready(points: Tensor) -> Tensor:
         is_large = points.dtype == torch.uint8 and 4 * points.numel() > LARGE
@@ -92,7 +97,7 @@ def split(
         test_y = data.y[parts.test[first]] if data.test_y is None else data.test_y[first]
     return Split(
         x=ready(x),
-        y=data.y[parts.train],
+        y=y,
         validation_x=ready(data.x[parts.validation] if data.validation_x is None else data.validation_x),
         validation_y=data.y[parts.validation] if data.validation_y is None else data.validation_y,
         mean=mean,
@@ -160,6 +165,11 @@ def indices(
     data: Dataset, train_size: int, validation_size: int, test_size: int, *, seed: int, balanced: bool = True
 ) -> Indices:
     """Positions of the three parts; see `split`."""
+    if balanced and not data.classes:
+        raise DataError(
+            f"balanced=True, but the labels of {data.name} are numbers, not classes; write balanced=False, which takes "
+            "the first train_size of a shuffle."
+        )
     if data.test_x is not None:
         test_size = 0
     if data.validation_x is not None:

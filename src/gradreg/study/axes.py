@@ -79,6 +79,15 @@ def padded(values: Sequence[float], part: float = 0.06) -> tuple[float, float]:
     return low - room, high + room
 
 
+def value_axis(axis: Axis, values: Sequence[float], most: int, *, log: bool) -> None:
+    """An axis that shows values, with ticks at round numbers; those that are not positive leave a logarithmic one."""
+    if log:
+        log_axis(axis, [value for value in values if value > 0])
+        return
+    axis.axes.set(**{"xlim" if axis is axis.axes.xaxis else "ylim": padded(values)})
+    round_ticks(axis, most)
+
+
 def log_axis(axis: Axis, values: Sequence[float]) -> None:
     """A logarithmic axis with a few round numbers, written out."""
     axes, low, high = axis.axes, math.log10(min(values)), math.log10(max(values))

@@ -52,10 +52,10 @@ def _found(arm: Arm, study: Study, store: Store, seconds: Mapping[str, float]) -
 
 
 def _curve(run: Run, store: Store) -> Curve:
-    lines = store.files(run).metrics()
+    lines, name = store.files(run).metrics(), f"validation_{run.metric.key}"
     return Curve(
         seed=run.seed,
         steps=tuple(int(line["step"]) for line in lines),
         loss=tuple(float(line.get("task", math.nan)) for line in lines),
-        validation=tuple(float(line.get("validation_accuracy", math.nan)) for line in lines),
+        validation=tuple(run.metric.of(line, "validation") if name in line else math.nan for line in lines),
     )

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, TypeGuard
 
+from gradreg.study.metric import Metric, metric_of
+
 # Raised when the meaning of a field or the training code changes, so that old results are not taken for new ones.
 MEANING = 3
 
@@ -141,6 +143,8 @@ class Run:
 
     Attributes:
         seed: draws the training subset, the initialization, the batches, dropout and the random projections.
+        loss_factor: multiplies the task's loss, a mean over the batch, as the penalties' weights multiply theirs: half
+            of the batch size makes of the mean squared error half the squared error summed over the batch.
     """
 
     data: Data
@@ -151,6 +155,12 @@ class Run:
     penalties: tuple[Penalty, ...] = ()
     seed: int = 0
     protocol: Protocol = Protocol()
+    loss_factor: float = 1.0
+
+    @property
+    def metric(self) -> Metric:
+        """What the run is judged by."""
+        return metric_of(self.data.name)
 
     @property
     def period(self) -> int:
@@ -173,7 +183,7 @@ class Run:
 
     def __str__(self) -> str:
         terms = " + ".join(map(str, self.penalties)) or "no penalty"
-        return f"{terms}, {self.split.train_size} labels of {self.data.name}, seed {self.seed}"
+        return f"{terms}, {self.split.train_size} {self.metric.examples} of {self.data.name}, seed {self.seed}"
 
 
 def _counts(value: Scalar) -> TypeGuard[int]:
@@ -225,6 +235,7 @@ def out_of_range(run: Run) -> list[str]:
             "parts from 0 to 1",
         ),
         ("schedule.until", schedule.until, 0 <= schedule.until <= schedule.steps, f"0 to {schedule.steps}"),
+        ("loss_factor", run.loss_factor, run.loss_factor > 0, "> 0"),
         ("protocol.norm_points", run.protocol.norm_points, run.protocol.norm_points >= 1, ">= 1"),
         ("protocol.test_points", run.protocol.test_points, run.protocol.test_points >= 0, ">= 0"),
         ("protocol.top_k", run.protocol.top_k, run.protocol.top_k == 0 or run.protocol.top_k >= 2, ">= 2, or 0"),

@@ -71,7 +71,7 @@ def time_steps(timing: Timing) -> dict[str, float] | str:
         tried.add(built)
         try:
             data = dataset(run.data.name, store.pack(run.data.content) if run.data.content else None)
-            training = Training(run, divide(run, data), len(data.classes))
+            training = Training(run, divide(run, data), data.outputs)
             chosen = next(batches(len(training.y), run))
             training.advance(chosen)
         except (DataError, StudyError) as error:

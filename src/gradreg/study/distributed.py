@@ -326,7 +326,7 @@ def train_distributed(
         torch.set_num_threads(1)
         with _explained(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
-            training = SharedTraining(run, divide(run, data), len(data.classes), group)
+            training = SharedTraining(run, divide(run, data), data.outputs, group)
             try:
                 start = group.from_first(start)
                 own = replace(given, keeper=given.keeper if group.rank == 0 else None, stop=_agreed(given.stop))

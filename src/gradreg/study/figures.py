@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from matplotlib.axes import Axes
 
-from gradreg.study.axes import finish, log_axis, name_below, padded, round_ticks, ruled, segments
+from gradreg.study.axes import finish, log_axis, name_below, padded, round_ticks, ruled, segments, value_axis
 from gradreg.study.statistics import Estimate
 from gradreg.study.summary import Curve, Group, Row, Summary
 from gradreg.study.svg import INK, MUTED, PAPER, SERIES, canvas, color, inline, marker, style
@@ -63,37 +63,37 @@ def legend(summary: Summary) -> list[Entry]:
     ]
 
 
-# --- accuracy by method -----------------------------------------------------------------------------------------------
+# --- the metric by method ---------------------------------------------------------------------------------------------
 
 
-def accuracy(summary: Summary) -> list[Picture]:
-    """Test accuracy by method, for each group that has any."""
+def scores(summary: Summary) -> list[Picture]:
+    """The metric on test points by method, for each group that has any."""
     single, found = len(summary.groups) == 1, []
     for number, group in enumerate(summary.groups):
         if any(known(row) for row in group.rows):
-            card = _accuracy(summary, group, f"accuracy-{number}", NARROW if single else CARD, True)
-            wide = _accuracy(summary, group, f"accuracy-wide-{number}", WIDE, False) if single else ""
+            card = _scores(summary, group, f"{summary.metric.key}-{number}", NARROW if single else CARD, True)
+            wide = _scores(summary, group, f"{summary.metric.key}-wide-{number}", WIDE, False) if single else ""
             found.append(Picture("" if single else group.name, wide or card, card if single else ""))
     return found
 
 
-def _accuracy(summary: Summary, group: Group, name: str, width: float, above: bool) -> str:
+def _scores(summary: Summary, group: Group, name: str, width: float, above: bool) -> str:
     rows, height = group.rows, 48.0 if above else 44.0
     label = 18 + 7 * min(max(len(row.arm.name) for row in rows), 32)
     left, right = (8.0, 8.0) if above else (label, 66.0)
     with style():
         figure, axes = canvas(width, 54 + height * len(rows), (left, right, 10, 44))
         numbers = [x for row in rows for x in _numbers(row)]
-        axes.set_xlim(*padded(numbers))
+        value_axis(axes.xaxis, numbers, 5 if above else 9, log=summary.metric.is_wide(numbers))
         axes.set_ylim(-0.5, len(rows) - 0.5 + (0.1 if above else 0))
         # So that the baseline's line does not run through a name.
-        behind, baseline = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.5}, rows[0].accuracy
+        behind, baseline = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.5}, rows[0].score
         if baseline is not None:
             axes.axvline(baseline.mean, color=MUTED, lw=1, ls=(0, (4, 3)), zorder=1)
         arms = positions(summary)
         for index, row in enumerate(rows):
             at = len(rows) - 1 - index
-            _accuracy_row(axes, row, at - (0.2 if above else 0), color(arms[row.arm.name]))
+            _scores_row(axes, row, at - (0.2 if above else 0), color(arms[row.arm.name]))
             end = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 12, "zorder": 1.5}
             if above:
                 axes.text(0, at + 0.27, short(row.arm.name, 32), ha="left", bbox=behind, **end)
@@ -102,56 +102,56 @@ def _accuracy(summary: Summary, group: Group, name: str, width: float, above: bo
                 axes.text(-12 / (width - left - right), at, short(row.arm.name, 32), ha="right", **end)
                 axes.text(1 + 10 / (width - left - right), at, _mean_text(row, summary.study.seeds), ha="left", **end)
         axes.spines["left"].set_visible(False)
-        round_ticks(axes.xaxis, 5 if above else 9)
         ruled(axes, axes.xaxis)
-        name_below(axes, "test accuracy, %")
+        name_below(axes, f"test {summary.metric.header}")
         of = f" of {group.name}" if group.name else ""
-        return inline(figure, name, f"Test accuracy by method{of}: {_in_words(rows)}")
+        return inline(figure, name, f"Test {summary.metric.name} by method{of}: {_in_words(rows)}")
 
 
-def _accuracy_row(axes: Axes, row: Row, at: float, shade: str) -> None:
+def _scores_row(axes: Axes, row: Row, at: float, shade: str) -> None:
     points = known(row)
     # One seed is no mean: it is drawn as what it is.
     heights = [at + ASIDE[i % len(ASIDE)] if len(points) > 1 else at for i in range(len(points))]
     size = DOT if len(points) > 1 else 8
     axes.plot(points, heights, "o", ms=size, mfc=shade, mec=PAPER, mew=0.5, alpha=0.75, zorder=2)
-    if row.accuracy is not None and len(points) > 1:
-        _whisker(axes, row.accuracy, at, INK)
-        axes.plot(row.accuracy.mean, at, "o", ms=8, mfc=INK, mec=PAPER, mew=1.2, zorder=4)
+    if row.score is not None and len(points) > 1:
+        _whisker(axes, row.score, at, INK)
+        axes.plot(row.score.mean, at, "o", ms=8, mfc=INK, mec=PAPER, mew=1.2, zorder=4)
     if row.reported is not None:
         axes.plot(row.reported.mean, at - 0.06, "D", ms=8, mfc="none", mec=INK, mew=1.5, zorder=5)
 
 
 def _whisker(axes: Axes, estimate: Estimate, at: float, shade: str) -> None:
     if not math.isnan(estimate.low):
-        ends = (estimate.low, estimate.high)
+        # On a logarithmic axis an interval may begin below all that it shows.
+        ends = (max(estimate.low, axes.get_xlim()[0]), estimate.high)
         caps = [[(end, at - 0.1), (end, at + 0.1)] for end in ends]
         segments(axes, [[(end, at) for end in ends], *caps], color=shade, lw=1.8, zorder=3)
 
 
 def _mean_text(row: Row, seeds: int) -> str:
-    if row.accuracy is None:
+    if row.score is None:
         return "X missing" if not row.failures else "X failed"
     count = len(known(row))
-    return f"{row.accuracy.mean:.2f}" + ("" if count == seeds else f" n={count}")
+    return row.metric.text(row.score.mean) + ("" if count == seeds else f" n={count}")
 
 
 def _numbers(row: Row) -> list[float]:
-    ends = [] if row.accuracy is None or math.isnan(row.accuracy.low) else [row.accuracy.low, row.accuracy.high]
+    ends = [] if row.score is None or math.isnan(row.score.low) else [row.score.low, row.score.high]
     return [*known(row), *ends, *([] if row.reported is None else [row.reported.mean])]
 
 
 def _in_words(rows: Iterable[Row]) -> str:
     return "; ".join(
-        f"{row.arm.name} {'missing' if row.accuracy is None else f'{row.accuracy.mean:.2f} %'}" for row in rows
+        f"{row.arm.name} {'missing' if row.score is None else row.metric.whole(row.score.mean)}" for row in rows
     )
 
 
-# --- accuracy against the norm of the Jacobian ------------------------------------------------------------------------
+# --- the metric against the norm of the Jacobian ----------------------------------------------------------------------
 
 
 def norms(summary: Summary) -> list[Picture]:
-    """Test accuracy against the mean norm of the Jacobian, for each group that has any."""
+    """The metric on test points against the mean norm of the Jacobian, for each group that has any."""
     single, found = len(summary.groups) == 1, []
     for number, group in enumerate(summary.groups):
         if any(_norm_points(row) for row in group.rows):
@@ -167,7 +167,8 @@ def _norms(summary: Summary, group: Group, name: str, width: float, height: floa
         points, arms = {row.arm.name: _norm_points(row) for row in group.rows}, positions(summary)
         every = [point for found in points.values() for point in found]
         log_axis(axes.xaxis, [x for x, _ in every])
-        axes.set_ylim(*padded([y for _, y in every]))
+        ys = [y for _, y in every]
+        value_axis(axes.yaxis, ys, 5, log=summary.metric.is_wide(ys))
         for row in group.rows:
             position, found = arms[row.arm.name], points[row.arm.name]
             if found:
@@ -176,9 +177,9 @@ def _norms(summary: Summary, group: Group, name: str, width: float, height: floa
                 axes.plot(xs, ys, form, ms=DOT, mfc=shade, mec=PAPER, mew=0.4, alpha=0.6, zorder=2)
                 mean = (sum(xs) / len(xs), sum(ys) / len(ys))
                 axes.plot(*mean, form, ms=11, mfc=shade, mec=INK, mew=1.4, zorder=3)
-        finish(axes, "test accuracy, %", "mean norm of the Jacobian on test points")
+        finish(axes, f"test {summary.metric.header}", "mean norm of the Jacobian on test points")
         of = f" of {group.name}" if group.name else ""
-        return inline(figure, name, f"Test accuracy against the mean norm of the Jacobian{of}")
+        return inline(figure, name, f"Test {summary.metric.name} against the mean norm of the Jacobian{of}")
 
 
 def _norm_points(row: Row) -> list[tuple[float, float]]:
@@ -190,13 +191,14 @@ def _norm_points(row: Row) -> list[tuple[float, float]]:
 
 
 def curves(summary: Summary) -> list[Picture]:
-    """The loss and the validation accuracy of the final runs against the step, for each group that has any."""
+    """The loss and the metric on validation points of the final runs against the step, for each group that has any."""
     single, found = len(summary.groups) == 1, []
     for number, group in enumerate(summary.groups):
-        for kind, label in (("loss", "training loss"), ("validation", "validation accuracy, %")):
+        for kind, label in (("loss", "training loss"), ("validation", f"validation {summary.metric.header}")):
             lines = {row.arm.name: _lines(row.curves, kind) for row in group.rows}
             if any(lines.values()):
-                log = kind == "loss"
+                every = [y for found in lines.values() for line in found for _, y in line]
+                log = kind == "loss" or summary.metric.is_wide(every)
                 card = _curves(summary, lines, f"{kind}-{number}", label, CARD, log=log)
                 wide = _curves(summary, lines, f"{kind}-wide-{number}", label, 460, log=log) if single else ""
                 found.append(Picture(group.name, wide or card, card if single else ""))
@@ -260,11 +262,11 @@ def _lines(curves: Iterable[Curve], kind: str) -> list[list[tuple[int, float]]]:
     return found
 
 
-# --- accuracy against the number that tells groups apart --------------------------------------------------------------
+# --- the metric against the number that tells groups apart ------------------------------------------------------------
 
 
 def trend(summary: Summary) -> list[Picture]:
-    """Accuracy against the number in the groups' names, where they differ by that alone; else nothing."""
+    """The metric against the number in the groups' names, where they differ by that alone; else nothing."""
     found = numbered(summary.groups)
     if not found or not any(known(row) for row in summary.rows):
         return []
@@ -306,8 +308,8 @@ def _trend(summary: Summary, label: str, numbers: Sequence[float], name: str, wi
         fewest = max(1, math.ceil(len(numbers) * 44 / width))
         shown = sorted(numbers)[::fewest]
         axes.set_xticks([place(number) for number in shown], [f"{number:g}" for number in shown])
-        finish(axes, "test accuracy, %", label)
-        return inline(figure, name, f"Test accuracy against {label}, one line for each method")
+        finish(axes, f"test {summary.metric.header}", label)
+        return inline(figure, name, f"Test {summary.metric.name} against {label}, one line for each method")
 
 
 def _trend_line(axes: Axes, summary: Summary, arm: str, position: int, xs: Sequence[float]) -> None:
@@ -317,10 +319,10 @@ def _trend_line(axes: Axes, summary: Summary, arm: str, position: int, xs: Seque
             points = known(row)
             if len(points) < 10:
                 axes.plot([x] * len(points), points, "o", ms=3, mfc=shade, mec=shade, mew=0, alpha=0.5, zorder=2)
-            if row.accuracy is not None:
-                means.append((x, row.accuracy.mean))
-                if not math.isnan(row.accuracy.low):
-                    intervals.append([(x, row.accuracy.low), (x, row.accuracy.high)])
+            if row.score is not None:
+                means.append((x, row.score.mean))
+                if not math.isnan(row.score.low):
+                    intervals.append([(x, row.score.low), (x, row.score.high)])
             if row.reported is not None:
                 axes.plot(x, row.reported.mean, "D", ms=7, mfc="none", mec=shade, mew=1.5, zorder=4)
     segments(axes, intervals, color=shade, lw=1.6, zorder=2)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from gradreg.study.config import Run, Scalar, StudyError
+from gradreg.study.metric import Metric
 
 # Tuning seeds start here: their training subsets are not those of the final runs.
 TUNING_SEED = 1000
@@ -154,6 +155,10 @@ class Study:
             problems.append("no arms; expected one or more")
         if not self.name or not all(c.isalnum() or c in "-_." for c in self.name) or self.name.startswith("."):
             problems.append(f"name={self.name!r}; expected letters, digits, -, _ and ., since it names files")
+        metrics = {arm.run.metric.name: arm.run.data.name for arm in self.arms}
+        if len(metrics) > 1:
+            named = " and ".join(f"{metric} ({data})" for metric, data in metrics.items())
+            problems.append(f"arms judged by {named}; expected data sets of one kind, such as classes")
         ids = [arm.id for arm in self.arms]
         problems += [
             f"{ids.count(i)} arms called {i!r}; expected names of their own"
@@ -162,6 +167,11 @@ class Study:
         ]
         if problems:
             raise StudyError(f"the study {self.name!r} has " + "; ".join(problems) + ".")
+
+    @property
+    def metric(self) -> Metric:
+        """What all arms are judged by."""
+        return self.arms[0].run.metric
 
     def groups(self) -> dict[str, list[Arm]]:
         """The arms by group, in order."""

@@ -11,10 +11,12 @@ from markupsafe import Markup, escape
 
 from gradreg.study import figures, report
 from gradreg.study.config import Run
+from gradreg.study.function_figures import close_ups, functions
 from gradreg.study.grid import Grid, Search, Tpe
+from gradreg.study.metric import ACCURACY, MSE
 from gradreg.study.search_figures import gave_up, searches
 from gradreg.study.summary import Group, Row, Summary, is_known
-from gradreg.study.verdict import SIGNIFICANT, better, call, counts, first_line, gain, known, number, verdicts
+from gradreg.study.verdict import SIGNIFICANT, better, call, counts, first_line, known, number, verdicts
 from gradreg.study.weight_figures import by_weight
 
 # Outlines of the figures' markers, in a box of 12 by 12.
@@ -29,7 +31,7 @@ OUTLINES = {
     "h": "M6 1 10.4 3.5v5L6 11 1.6 8.5v-5z",
 }
 # Columns of which the first number is the one to read, and what ends it.
-SPLIT = {"weight": ", ", "accuracy, %": " ", "difference": " ", "paper": " "}
+SPLIT = {"weight": ", ", ACCURACY.header: " ", MSE.header: " ", "difference": " ", "paper": " "}
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,12 @@ def html(summary: Summary, *, created: str) -> str:
         pairs_header=report.PAIRS_HEADER,
         has_pairs=any(group.pairs for group in summary.groups),
         has_paper=report.has_paper(summary),
-        accuracy=figures.accuracy(summary),
+        metric=summary.metric,
+        scores=figures.scores(summary),
+        functions=functions(summary),
+        close_ups=close_ups(summary),
+        slopes_header=report.SLOPES_HEADER,
+        slopes=[(group.name, rows) for group in summary.groups if (rows := report.slopes(group))],
         trend=figures.trend(summary),
         by_weight=by_weight(summary),
         searches=searches(summary),
@@ -121,7 +128,7 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
     optimizers = _words(run.optimizer.name for run in runs)
     return [
         ("data", _words(run.data.name for run in runs)),
-        ("labels", spread(run.split.train_size for run in runs)),
+        (summary.metric.examples, spread(run.split.train_size for run in runs)),
         ("seeds", str(summary.study.seeds)),
         ("network", _words(run.model.name for run in runs)),
         ("steps", spread(run.schedule.steps for run in runs)),
@@ -147,7 +154,9 @@ def _group(summary: Summary, group: Group) -> dict[str, Any]:
             shown = (mark, meaning) if name == "difference" else ("", "")
             cells.append(Cell(_minus(lead) if is_number else lead, _minus(rest), *shown))
         rows.append({"cells": cells, "class": {"▲": "better", "▼": "worse"}.get(mark, "")})
-    pairs = [[*pair[:2], *map(_minus, pair[2:])] for pair in map(report.pair_cells, group.pairs)]
+    pairs = [
+        [*pair[:2], *map(_minus, pair[2:])] for pair in (report.pair_cells(p, summary.metric) for p in group.pairs)
+    ]
     return {"name": group.name, "rows": rows, "pairs": pairs}
 
 
@@ -155,7 +164,7 @@ def _mark(group: Group, row: Row) -> tuple[str, str]:
     """What is beyond chance, by a sign as well as by a colour."""
     if row in better(group):
         return "▲", "better than the baseline beyond chance"
-    if is_known(row.p) and (row.p or 0.0) < SIGNIFICANT and gain(row) < 0:
+    if is_known(row.p) and (row.p or 0.0) < SIGNIFICANT and row.gain < 0:
         return "▼", "worse than the baseline beyond chance"
     return "", ""
 
@@ -200,13 +209,13 @@ def _arm(row: Row) -> dict[str, Any]:
     errors = dict(row.failures)
     runs = []
     for run, point, norm in zip(row.runs, row.points, row.norms, strict=True):
-        state = f"{point:.2f}" if point is not None else "failed" if run.seed in errors else report.MISSING
+        state = row.metric.text(point) if point is not None else "failed" if run.seed in errors else report.MISSING
         runs.append((run.seed, state, "–" if norm is None else f"{norm:.2f}", run.key))
     tried = [
         (
             dict(item.values),
-            ", ".join(f"{score:.2f}" for score in item.scores) or "–",
-            f"{sum(item.scores) / len(item.scores):.2f}" if item.scores else "–",
+            ", ".join(map(row.metric.text, item.scores)) or "–",
+            row.metric.text(sum(item.scores) / len(item.scores)) if item.scores else "–",
             _state(row, item.values == row.values, gave_up(row, item), item.failed, item.steps),
             item.values == row.values,
         )
@@ -228,11 +237,11 @@ def _brief(row: Row) -> str:
     """What an arm came to, with its spread by name."""
     if not row.selected:
         return f"{report.MISSING}, nothing selected"
-    if row.accuracy is None:
+    if row.score is None:
         return f"{report.MISSING}, no result"
     count = len(known(row))
-    spread = f", standard deviation {row.accuracy.sd:.2f} over {count} seeds" if count > 1 else ", one seed"
-    return f"{row.accuracy.mean:.2f} %{spread}"
+    spread = f", standard deviation {row.metric.text(row.score.sd)} over {count} seeds" if count > 1 else ", one seed"
+    return f"{row.metric.whole(row.score.mean)}{spread}"
 
 
 def _searched(summary: Summary) -> dict[str, bool]:
@@ -268,7 +277,8 @@ def _setting(run: Run) -> str:
     o, s = run.optimizer, run.schedule
     decay = f", weight decay {o.weight_decay:g}" if o.weight_decay else ""
     return (
-        f"{' + '.join(map(str, run.penalties)) or 'no penalty'}; {run.split.train_size} labels of {run.data.name}; "
+        f"{' + '.join(map(str, run.penalties)) or 'no penalty'}; {run.split.train_size} "
+        f"{run.metric.examples} of {run.data.name}; "
         f"{run.model.name}; {o.name}, learning rate {number(o.learning_rate)}{decay}; {s.steps} steps of {s.batch_size}"
     )
 

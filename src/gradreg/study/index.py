@@ -22,6 +22,8 @@ _COLUMNS = (
     "measure TEXT",
     "validation_accuracy REAL",
     "test_accuracy REAL",
+    "validation_mse REAL",
+    "test_mse REAL",
     "jacobian_norm REAL",
     "seconds REAL",
     "error TEXT",
@@ -61,6 +63,9 @@ class Index:
 
     def _rows(self, path: str) -> list[dict[str, Any]]:
         with closing(sqlite3.connect(path, timeout=30)) as base, base:
+            columns = tuple(name for _, name, *_ in base.execute("PRAGMA table_info(runs)"))
+            if columns not in ((), (*FIELDS, "stamp")):  # of another version
+                base.execute("DROP TABLE runs")
             base.execute(f"CREATE TABLE IF NOT EXISTS runs ({', '.join(_COLUMNS)})")
             stamps = dict(base.execute("SELECT key, stamp FROM runs WHERE state IN ('done', 'failed')"))
             keys = self.store.keys()
@@ -94,6 +99,8 @@ def _row(key: str, files: RunFiles) -> dict[str, Any]:
         "measure": config.get("protocol", {}).get("measure"),
         "validation_accuracy": result.get("validation_accuracy"),
         "test_accuracy": result.get("test_accuracy"),
+        "validation_mse": result.get("validation_mse"),
+        "test_mse": result.get("test_mse"),
         "jacobian_norm": result.get("jacobian_norm"),
         "seconds": result.get("seconds"),
         "error": json.dumps(failure["error"])[1:-1] if failure else None,

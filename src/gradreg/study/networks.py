@@ -47,6 +47,7 @@ BUILT_IN: dict[str, _Kind] = {
     "resnet18": (lambda shape, classes: ResNet18(shape[0], classes), *_IMAGES),
     "resnet18-width16": (lambda shape, classes: ResNet18(shape[0], classes, width=16), *_IMAGES),
     "mlp": (lambda shape, classes: MLP(math.prod(shape), classes), lambda shape: True, "of any shape"),
+    "mlp-5x64": (lambda shape, classes: MLP(math.prod(shape), classes, 64, 5), lambda shape: True, "of any shape"),
 }
 _ACCEPTED = (
     "def factory(*, classes, shape, channels, size, features), each of these only where it wants it: the number of "
@@ -66,7 +67,7 @@ def network(name: str, shape: Shape, classes: int) -> nn.Module:
             those of ``classes``, ``shape``, ``channels``, ``size`` and ``features`` that it names (with ``**kwargs``
             also ``classes`` and ``shape``).
         shape: of one input: (C, H, W) or (D,).
-        classes: number of outputs.
+        classes: number of outputs, also of a regression.
 
     Raises:
         StudyError: there is no such network, it cannot be made, or it does not give (2, classes) for two inputs.

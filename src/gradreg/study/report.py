@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -12,6 +12,8 @@ from rich.text import Text
 
 from gradreg.study.config import Run
 from gradreg.study.grid import Tpe
+from gradreg.study.metric import Metric
+from gradreg.study.statistics import Estimate, estimate
 from gradreg.study.summary import Group, Pair, Row, Summary
 from gradreg.study.verdict import better, corrected_p, counts, first_line, known, number, others, p_text, verdict
 
@@ -24,7 +26,27 @@ def header(summary: Summary) -> tuple[str, ...]:
     """Names of the columns; the paper's only where the study has its numbers."""
     p = "Bonf. p" if summary.study.correction == "bonferroni" else "Holm p"
     paper = ("paper", "ours - paper") if has_paper(summary) else ()
-    return ("method", "weight", "accuracy, %", "difference", p, "||J||", "cost", *paper)
+    return ("method", "weight", summary.metric.header, "difference", p, "||J||", "cost", *paper)
+
+
+SLOPES_HEADER = ("method", "slope at the points", "between them", "between / at")
+
+
+def slopes(group: Group) -> list[tuple[str, ...]]:
+    """The rows of a group whose runs have learned functions of one number, in the order of `SLOPES_HEADER`."""
+    found = []
+    for row in group.rows:
+        at, between = ([getattr(f, f"slope_{name}") for f in row.functions] for name in ("at_points", "between"))
+        if row.functions:
+            ratios = [b / a if a > 0 else math.inf for a, b in zip(at, between, strict=True)]
+            found.append((row.arm.name, *(_mean_text(values) for values in (at, between, ratios))))
+    return found
+
+
+def _mean_text(values: Sequence[float]) -> str:
+    """Mean and sample standard deviation of numbers of any size."""
+    found = estimate(values)
+    return f"{found.mean:.3g}" + ("" if math.isnan(found.sd) else f" ({found.sd:.2g})")
 
 
 def has_paper(summary: Summary) -> bool:
@@ -38,12 +60,11 @@ def cells(summary: Summary, group: Group, row: Row) -> tuple[str, ...]:
     if row is group.rows[0]:
         difference = NONE
     elif row.difference is not None:
-        low, high = row.difference.low, row.difference.high
-        difference = f"{row.difference.mean:+.2f}" + ("" if math.isnan(low) else f" [{low:+.2f}, {high:+.2f}]")
+        difference = _with_ends(row.difference, summary.metric)
     found = (
         row.arm.name,
         weight(row),
-        accuracy(summary, row),
+        score(summary, row),
         difference,
         MISSING if difference == MISSING else p_text(row.p),
         MISSING if row.norm is None else f"{row.norm:.2f}",
@@ -52,13 +73,20 @@ def cells(summary: Summary, group: Group, row: Row) -> tuple[str, ...]:
     return (*found, *_paper(row)) if has_paper(summary) else found
 
 
-def accuracy(summary: Summary, row: Row) -> str:
+def _with_ends(difference: Estimate, metric: Metric) -> str:
+    """A difference with its interval, where there is one."""
+    low, high = difference.low, difference.high
+    ends = "" if math.isnan(low) else f" [{metric.signed(low)}, {metric.signed(high)}]"
+    return metric.signed(difference.mean) + ends
+
+
+def score(summary: Summary, row: Row) -> str:
     """Mean and sample standard deviation, with the number of seeds where it is not what was asked for."""
-    if row.accuracy is None:
+    if row.score is None:
         return MISSING
-    spread = "" if math.isnan(row.accuracy.sd) else f" ({row.accuracy.sd:.2f})"
+    spread = "" if math.isnan(row.score.sd) else f" ({row.metric.text(row.score.sd)})"
     count = len(known(row))
-    return f"{row.accuracy.mean:.2f}{spread}" + ("" if count == summary.study.seeds else f" n={count}")
+    return f"{row.metric.text(row.score.mean)}{spread}" + ("" if count == summary.study.seeds else f" n={count}")
 
 
 def weight(row: Row) -> str:
@@ -75,7 +103,7 @@ def title(summary: Summary) -> str:
     """The study's title with what holds for all of its arms."""
     s = summary.study
     facts = [
-        spread((arm.run.split.train_size for arm in s.arms), " labels"),
+        spread((arm.run.split.train_size for arm in s.arms), f" {s.metric.examples}"),
         ", ".join(dict.fromkeys(arm.run.model.name for arm in s.arms)),
         spread((arm.run.schedule.steps for arm in s.arms), " steps"),
         f"{s.seeds} seed{'s' * (s.seeds > 1)}",
@@ -103,28 +131,40 @@ def measured(summary: Summary) -> list[str]:
     sizes = spread(arm.run.split.train_size for arm in s.arms)
     over = f"over {s.seeds} seeds" if s.seeds > 1 else "of one seed"
     found = [
-        f"accuracy: on the test points, mean (sample standard deviation) {over}; each seed has its "
+        f"{s.metric.name}: on the test points, mean (sample standard deviation) {over}; each seed has its "
         f"training subset of {sizes} and its initialization, the same for every method",
     ]
     if any(len(group.rows) > 1 for group in summary.groups):
         found.append(
-            "difference: to the baseline, paired by seed, in points, with its 95 % confidence interval (Student's t); "
+            f"difference: to the baseline, paired by seed, in {_unit(s.metric)}, with its 95 % confidence interval "
+            "(Student's t); "
             f"p of the paired t test, corrected by {s.correction.capitalize()}{_comparisons(summary)}"
         )
     points = spread(arm.run.protocol.norm_points for arm in s.arms)
+    outputs = "logits" if s.metric.higher else "output"
     found += [
         selection(summary),
-        f"||J||: mean of ||d logits / d input||_F on the first {points} test points, mean over the seeds; cost: "
+        f"||J||: mean of ||d {outputs} / d input||_F on the first {points} test points, mean over the seeds; cost: "
         "median time of a training step over the baseline's, on one thread, interleaved",
     ]
     if any(row.arm.reported_weight is not None for row in summary.rows):
         found.append("beside a weight: the one that the paper selected, in the same unit")
+    if any(row.functions for row in summary.rows):
+        found.append(
+            "slope: root mean square of dy/dx at the training inputs, and in the middle between neighbours that are "
+            "more than 0.002 apart; mean (sample standard deviation) over the seeds; between / at: of each seed"
+        )
     if has_paper(summary):
         found.append(
             "paper: mean (standard deviation) as the paper reports it; ours - paper: the difference of the means, in "
-            "points"
+            f"{_unit(s.metric)}"
         )
     return found
+
+
+def _unit(metric: Metric) -> str:
+    """What differences are in."""
+    return metric.noun if metric.higher else metric.unit
 
 
 def warnings(summary: Summary) -> list[str]:
@@ -220,15 +260,27 @@ def pairs_table(summary: Summary) -> Table | None:
             drawn.add_section()
             drawn.add_row(Text(group.name), style="italic")
         for pair in group.pairs:
-            drawn.add_row(*map(Text, pair_cells(pair)))
+            drawn.add_row(*map(Text, pair_cells(pair, summary.metric)))
     return _as_wide_as_needed(drawn)
 
 
-def pair_cells(pair: Pair) -> tuple[str, ...]:
+def slopes_table(summary: Summary) -> Table | None:
+    """Slopes at the training points and between them, where functions of one number were learned."""
+    if not any(row.functions for row in summary.rows):
+        return None
+    drawn = _empty("Slopes of the learned functions", SLOPES_HEADER, left=1)
+    for group in summary.groups:
+        if len(summary.groups) > 1:
+            drawn.add_section()
+            drawn.add_row(Text(group.name), style="italic")
+        for cells in slopes(group):
+            drawn.add_row(*map(Text, cells))
+    return _as_wide_as_needed(drawn)
+
+
+def pair_cells(pair: Pair, metric: Metric) -> tuple[str, ...]:
     """A pair as text, in the order of `PAIRS_HEADER`."""
-    d = pair.difference
-    ends = "" if math.isnan(d.low) else f" [{d.low:+.2f}, {d.high:+.2f}]"
-    return pair.first, pair.second, f"{d.mean:+.2f}{ends}", p_text(pair.p)
+    return pair.first, pair.second, _with_ends(pair.difference, metric), p_text(pair.p)
 
 
 def _empty(heading: str, names: Iterable[str], left: int) -> Table:
@@ -254,7 +306,9 @@ def markdown(summary: Summary) -> str:
         lines += [f"## {group.name}", ""] if len(summary.groups) > 1 else []
         lines += [*_grid(header(summary), [cells(summary, group, row) for row in group.rows], left=1), ""]
         if group.pairs:
-            lines += [*_grid(PAIRS_HEADER, [pair_cells(pair) for pair in group.pairs], left=2), ""]
+            lines += [*_grid(PAIRS_HEADER, [pair_cells(pair, summary.metric) for pair in group.pairs], left=2), ""]
+        if rows := slopes(group):
+            lines += [*_grid(SLOPES_HEADER, rows, left=1), ""]
     return "\n".join([*lines, *(f"- {note}" for note in notes(summary)), ""])
 
 
@@ -269,13 +323,17 @@ def _grid(names: Iterable[str], rows: Iterable[Iterable[str]], left: int) -> lis
 
 def plain(summary: Summary) -> dict[str, Any]:
     """Everything as plain data for JSON, which knows no nan."""
-    return _known({"verdict": verdict(summary), "notes": notes(summary), **_plain(summary)})
+    return _known(
+        {"verdict": verdict(summary), "notes": notes(summary), "metric": _plain(summary.metric), **_plain(summary)}
+    )
 
 
 def _plain(value: Any) -> Any:
     """Like `dataclasses.asdict`, with the key beside each run."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        found = {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        # A learned function is drawn; its numbers are in the run's result.
+        known = [field.name for field in dataclasses.fields(value) if field.name not in ("outputs", "x", "y")]
+        found = {name: _plain(getattr(value, name)) for name in known}
         return {"key": value.key, **found} if isinstance(value, Run) else found
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
@@ -293,6 +351,7 @@ def _known(value: Any) -> Any:
 def _paper(row: Row) -> tuple[str, str]:
     if row.reported is None:
         return NONE, NONE
-    sd = "" if row.reported.sd is None else f" ({row.reported.sd:.2f})"
-    ours = MISSING if row.accuracy is None else f"{row.accuracy.mean - row.reported.mean:+.2f}"
-    return f"{row.reported.mean:.2f}{sd}", ours
+    metric = row.metric
+    sd = "" if row.reported.sd is None else f" ({metric.text(row.reported.sd)})"
+    ours = MISSING if row.score is None else metric.signed(row.score.mean - row.reported.mean)
+    return metric.text(row.reported.mean) + sd, ours

@@ -13,6 +13,7 @@ from typing import Any
 
 from gradreg.study.config import MEANING, Run, StudyError, digest, meaning
 from gradreg.study.grid import Arm, Grid, Study, Tpe, Values, kind, put, tuning_run
+from gradreg.study.metric import Metric
 from gradreg.study.select import Candidate, choose
 from gradreg.study.store import Store
 from gradreg.study.summary import Tried
@@ -65,12 +66,12 @@ def progress(arm: Arm, study: Study, store: Store) -> Progress:
         ]
         left += results.count(None) - len(failed)
         failures += failed
-        scores = tuple(float(r["validation_accuracy"]) for r in results if r is not None)
+        scores = tuple(arm.run.metric.of(r, "validation") for r in results if r is not None)
         tried.append(Tried(values, scores, len(failed), runs[0].steps))
         if len(scores) == len(runs) and runs[0].steps == runs[0].schedule.steps:
             candidates.append(Candidate(values, scores))
     ended = left == 0
-    return Progress(choose(candidates) if ended else None, tuple(tried), ended, left, tuple(failures))
+    return Progress(choose(candidates, arm.run.metric) if ended else None, tuple(tried), ended, left, tuple(failures))
 
 
 def tuning_runs(arm: Arm, study: Study, store: Store) -> list[Run]:
@@ -166,7 +167,7 @@ def _judge(
         # Where two trials have the same values, their runs are the same.
         answers = yield list(dict.fromkeys(tasks))
         for n in alive:
-            scores[n].append(_score([answers[run] for run in runs[n]]))
+            scores[n].append(_score([answers[run] for run in runs[n]], arm.run.metric))
         if rung < len(steps) - 1:
             earlier = [t.intermediate_values for t in trials[: numbers[0]]]
             seen = [values[steps[rung]] for values in earlier if steps[rung] in values]
@@ -310,10 +311,10 @@ def _trial_runs(arm: Arm, study: Study, values: Values, until: int) -> list[Run]
     return [tuning_run(arm.run, values, seed, until) for seed in range(study.tuning_seeds)]
 
 
-def _score(answers: Sequence[Answer]) -> float:
-    """The mean validation accuracy; 0 where a run failed, which keeps the search away from there."""
+def _score(answers: Sequence[Answer], metric: Metric) -> float:
+    """How good the validation points' mean is; 0 where a run failed, which keeps the search away from there."""
     for answer in answers:
         if answer.state not in ("done", "failed"):
             raise ValueError(f"a search was told of a run that is {answer.state!r}; expected 'done' or 'failed'.")
-    scores = [float(answer.result["validation_accuracy"]) for answer in answers if answer.result is not None]
-    return sum(scores) / len(scores) if len(scores) == len(answers) else 0.0
+    scores = [metric.of(answer.result, "validation") for answer in answers if answer.result is not None]
+    return metric.goodness(sum(scores) / len(scores)) if len(scores) == len(answers) else 0.0

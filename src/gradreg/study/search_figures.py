@@ -1,4 +1,4 @@
-"""How each search went: validation accuracy against what was tried. No torch here."""
+"""How each search went: the metric on validation points against what was tried. No torch here."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from gradreg.study.verdict import number
 
 
 def searches(summary: Summary) -> list[Picture]:
-    """Validation accuracy against each value that a search tried, for each arm that was searched."""
+    """The metric on validation points against each value that a search tried, for each arm that was searched."""
     found, arms = [], positions(summary)
     for index, row in enumerate(summary.rows):
         paths = list(dict.fromkeys(path for tried in row.tried for path, _ in tried.values))
@@ -68,8 +68,9 @@ def _search(row: Row, path: str, alone: bool, name: str, arms: dict[str, int]) -
         if alone and isinstance(row.arm.search, Grid) and means:
             axes.plot(*zip(*sorted(means), strict=True), color=shade, lw=1.8, zorder=2)
         chosen = _chosen(axes, row, path, places, shade)
-        finish(axes, "validation accuracy, %", _last(path), chosen)
-        return inline(figure, name, f"Validation accuracy of {row.arm.name} against {path}; {chosen or 'none chosen'}")
+        finish(axes, f"validation {row.metric.header}", _last(path), chosen)
+        what = f"Validation {row.metric.name} of {row.arm.name} against {path}"
+        return inline(figure, name, f"{what}; {chosen or 'none chosen'}")
 
 
 def _chosen(axes: Axes, row: Row, path: str, places: dict[Scalar, float], shade: str) -> str:

@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, mse_loss
 
 import gradreg as gr
 from gradreg.data.dataset import Dataset
 from gradreg.penalties.passes import Passes
 from gradreg.study.config import Run, stack_kind
+from gradreg.study.metric import ACCURACY
 from gradreg.study.shares import DROPOUT, kept
 from gradreg.study.stacked_graph import StepGraphs
 from gradreg.study.stacked_model import ALONE, Drop, RandomState, StackedModel, StackError, stacked_penalty
@@ -50,7 +51,7 @@ class Member:
     @classmethod
     def of(cls, run: Run, data: Dataset, device: str, start: bytes | None = None, place: int = 0) -> "Member":
         """A run at its beginning, or at a checkpoint."""
-        training = Training(run, divide(run, data), len(data.classes), device)
+        training = Training(run, divide(run, data), data.outputs, device)
         if start is not None:
             training.restore(start)
         return cls(training, RandomState(training.device), place)
@@ -110,6 +111,7 @@ class StackedTraining:
         if first.x.dtype == torch.uint8:
             raise StackError(f"the training images are too many to be kept as numbers for each run; {ALONE}.")
         self.device = first.device
+        self.loss = cross_entropy if first.run.metric is ACCURACY else mse_loss
         self.x = torch.cat([member.training.x for member in members])
         self.y = torch.cat([member.training.y for member in members])
         self._starts = torch.arange(len(members))[:, None] * len(first.y)
@@ -187,7 +189,7 @@ class StackedTraining:
         self.optimizer.zero_grad()  # a step that could not be recorded may have left some
         self.model.masks = self._masks()
         result = self._objective(self.x[index], self.y[index])
-        result.total.sum().backward()
+        (self.members[0].training.run.loss_factor * result.total.sum()).backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
         return result.detached()
@@ -211,8 +213,8 @@ class StackedTraining:
         """`gradreg.Objective` of each run on its part of the examples."""
         shape = (len(self.members), -1)
         due = {name: penalty for name, penalty in self.penalties.items() if penalty.is_due(self.step)}
-        seen = Passes.of_batch(self.model, x, y, list(due.values()), None, self.step, cross_entropy).whole
-        task = cross_entropy(seen.outputs, y, reduction="none").reshape(shape).mean(1)
+        seen = Passes.of_batch(self.model, x, y, list(due.values()), None, self.step, self.loss).whole
+        task = self.loss(seen.outputs, y, reduction="none").reshape(shape).mean(1)
         terms = {}
         for name, penalty in self.penalties.items():
             if name not in due:

@@ -1,14 +1,15 @@
 """What a study found, as data: every table, figure and sentence is made from this. No torch here."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
 from gradreg.study.config import Run, StudyError
 from gradreg.study.grid import Arm, Reported, Study, Values
-from gradreg.study.select import RULE
+from gradreg.study.metric import Metric
+from gradreg.study.select import rule
 from gradreg.study.statistics import Estimate, bonferroni, estimate, holm, paired
 
 
@@ -18,7 +19,7 @@ class Tried:
 
     Attributes:
         values: of the hyper-parameters, by path.
-        scores: validation accuracy in percent of each tuning run that succeeded.
+        scores: the metric on the validation points of each tuning run that succeeded.
         failed: number of its runs that failed, as by a loss that is not finite; one is enough to never be selected.
         steps: that it was trained for; fewer than the study's where successive halving gave it up.
     """
@@ -35,14 +36,33 @@ class Curve:
 
     Attributes:
         seed: of the run.
-        steps: at which something was noted; loss: the task's loss of that training batch; validation: accuracy in
-            percent on (at most 1000) validation points, nan where it was not taken.
+        steps: at which something was noted; loss: the task's loss of that training batch; validation: the
+            metric on (at most 1000) validation points, nan where it was not taken.
     """
 
     seed: int
     steps: tuple[int, ...]
     loss: tuple[float, ...]
     validation: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function of one number that a final run has learned; see `gradreg.study.function`.
+
+    Attributes:
+        seed: of the run.
+        outputs: on the test inputs.
+        x, y: the training points.
+        slope_at_points, slope_between: root mean square of the slope at them, and in the middle between them.
+    """
+
+    seed: int
+    outputs: tuple[float, ...]
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    slope_at_points: float
+    slope_between: float
 
 
 @dataclass(frozen=True)
@@ -56,16 +76,17 @@ class Row:
         edges: paths whose selected value is the smallest or largest that was tried.
         tried: what the search tried.
         runs: the final runs, one per seed.
-        points: test accuracy in percent (top-k where `Arm.top` says so), by seed; None where the run is missing or
-            failed.
+        points: the metric on the test points in its unit (top-k accuracy where `Arm.top` says so), by seed; None where
+            the run is missing or failed.
         failures: what went wrong, by seed, for the runs that failed; at seed None, what went wrong in tuning.
-        accuracy: over the seeds that are there; None where there is none.
+        score: the metric over the seeds that are there; None where there is none.
         difference: to the group's baseline, paired by seed, over the seeds that both have; None for the baseline.
         p: of the difference, corrected as the study says over the group; None for the baseline.
         norms: mean ||J_g||_F on test points, by seed.
         cost: time of a training step over that of the group's baseline; None where not measured.
         curves: of the final runs.
         half_squared_norms: half the squared L2 norm of the trained weights, by seed; None where not measured.
+        functions: what the final runs have learned, by seed, where that is a function of one number; else ().
     """
 
     arm: Arm
@@ -76,13 +97,24 @@ class Row:
     runs: tuple[Run, ...]
     points: tuple[float | None, ...]
     failures: tuple[tuple[int | None, str], ...]
-    accuracy: Estimate | None
+    score: Estimate | None
     difference: Estimate | None
     p: float | None
     norms: tuple[float | None, ...]
     cost: float | None
     curves: tuple[Curve, ...]
     half_squared_norms: tuple[float | None, ...] = ()
+    functions: tuple[Function, ...] = ()
+
+    @property
+    def metric(self) -> Metric:
+        """What the arm is judged by."""
+        return self.arm.run.metric
+
+    @property
+    def gain(self) -> float:
+        """By how much the mean is better than the baseline's; 0 where there is no difference."""
+        return self.metric.gain(self.difference.mean) if self.difference is not None else 0.0
 
     @property
     def reported(self) -> Reported | None:
@@ -152,7 +184,12 @@ class Summary:
     command: str
     environments: tuple[Mapping[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
-    rule: str = RULE
+    rule: str = ""
+
+    @property
+    def metric(self) -> Metric:
+        """What all arms are judged by."""
+        return self.study.metric
 
     @property
     def rows(self) -> list[Row]:
@@ -187,7 +224,7 @@ def summarize(
     for item in found:
         by_group.setdefault(item.arm.group, []).append(item)
     groups = tuple(_group(study, name, items) for name, items in by_group.items())
-    return Summary(study, groups, command, tuple(environments), tuple(notes))
+    return Summary(study, groups, command, tuple(environments), tuple(notes), rule(study.metric))
 
 
 def _group(study: Study, name: str, items: list[Found]) -> Group:
@@ -223,19 +260,23 @@ def _row(item: Found, baseline: Found) -> Row:
         runs=item.runs,
         points=points,
         failures=item.failures,
-        accuracy=estimate(known) if known else None,
+        score=estimate(known) if known else None,
         difference=None if item is baseline else _difference(points, others),
         p=None,
         norms=tuple(None if r is None else float(r["jacobian_norm"]) for r in item.results),
         cost=cost,
         curves=item.curves,
         half_squared_norms=tuple(None if r is None else r.get("half_squared_norm") for r in item.results),
+        functions=tuple(_functions(item)),
     )
 
 
 def _points(item: Found) -> tuple[float | None, ...]:
     """What an arm compares, by seed."""
-    name = "test_accuracy" if item.arm.top == 1 else f"test_top{item.arm.top}_accuracy"
+    if item.arm.top == 1:
+        metric = item.arm.run.metric
+        return tuple(None if result is None else metric.of(result, "test") for result in item.results)
+    name = f"test_top{item.arm.top}_accuracy"
     for result in item.results:
         if result is not None and name not in result:
             raise StudyError(
@@ -243,6 +284,18 @@ def _points(item: Found) -> tuple[float | None, ...]:
                 f"{item.arm.top} in its run."
             )
     return tuple(None if result is None else float(result[name]) for result in item.results)
+
+
+def _functions(item: Found) -> Iterable[Function]:
+    for run, result in zip(item.runs, item.results, strict=False):
+        if result is not None and "function" in result:
+            kept = result["function"]
+            yield Function(
+                run.seed,
+                *(tuple(map(float, kept[name])) for name in ("outputs", "x", "y")),
+                slope_at_points=float(kept["slope_at_points"]),
+                slope_between=float(kept["slope_between"]),
+            )
 
 
 def _difference(points: Sequence[float | None], others: Sequence[float | None]) -> Estimate | None:

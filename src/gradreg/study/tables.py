@@ -5,32 +5,11 @@ import io
 import math
 from collections.abc import Iterable
 
+from gradreg.study.metric import Metric
 from gradreg.study.report import NONE, cells, header, measured, title
 from gradreg.study.summary import Group, Row, Summary
 from gradreg.study.verdict import known
 
-ARM_COLUMNS = (
-    "group",
-    "arm",
-    "values",
-    "seeds",
-    "accuracy_mean",
-    "accuracy_sd",
-    "accuracy_low",
-    "accuracy_high",
-    "difference_mean",
-    "difference_sd",
-    "difference_low",
-    "difference_high",
-    "p",
-    "p_corrected",
-    "correction",
-    "jacobian_norm",
-    "cost",
-    "paper_mean",
-    "paper_sd",
-)
-RUN_COLUMNS = ("group", "arm", "seed", "key", "test_accuracy", "jacobian_norm", "half_squared_norm")
 # What LaTeX takes for commands.
 ESCAPES = {
     "\\": r"\textbackslash{}",
@@ -49,11 +28,27 @@ ESCAPES = {
 }
 
 
+def arm_columns(metric: Metric) -> tuple[str, ...]:
+    """What `csv_text` says of an arm, numbers in the metric's unit."""
+    own = ("mean", "sd", "low", "high")
+    return (
+        *("group", "arm", "values", "seeds"),
+        *(f"{metric.key}_{part}" for part in own),
+        *(f"difference_{part}" for part in own),
+        *("p", "p_corrected", "correction", "jacobian_norm", "cost", "paper_mean", "paper_sd"),
+    )
+
+
+def run_columns(metric: Metric) -> tuple[str, ...]:
+    """What `csv_runs` says of a run, numbers in the metric's unit."""
+    return ("group", "arm", "seed", "key", f"test_{metric.key}", "jacobian_norm", "half_squared_norm")
+
+
 def csv_text(summary: Summary) -> str:
     """One line for each arm; a cell is empty where there is no number."""
 
     def line(group: Group, row: Row) -> list[str | float | None]:
-        a, d, paper = row.accuracy, row.difference, row.reported
+        a, d, paper = row.score, row.difference, row.reported
         return [
             group.name,
             row.arm.name,
@@ -68,13 +63,13 @@ def csv_text(summary: Summary) -> str:
             *((paper.mean, paper.sd) if paper else (None,) * 2),
         ]
 
-    return _csv(ARM_COLUMNS, (line(group, row) for group in summary.groups for row in group.rows))
+    return _csv(arm_columns(summary.metric), (line(group, row) for group in summary.groups for row in group.rows))
 
 
 def csv_runs(summary: Summary) -> str:
     """One line for each final run; the numbers are empty where it is missing or failed."""
     return _csv(
-        RUN_COLUMNS,
+        run_columns(summary.metric),
         (
             [group.name, row.arm.name, run.seed, run.key, point, norm, squares]
             for group in summary.groups
@@ -85,9 +80,9 @@ def csv_runs(summary: Summary) -> str:
 
 
 def latex(summary: Summary) -> str:
-    """A table for LaTeX (booktabs): the highest mean of each group in bold."""
-    names = header(summary)
-    bold = "the highest mean of each group" if len(summary.groups) > 1 else "the highest mean"
+    """A table for LaTeX (booktabs): the best mean of each group in bold."""
+    names, metric = header(summary), summary.metric
+    bold = f"the {metric.best} mean" + (" of each group" if len(summary.groups) > 1 else "")
     lines = [
         rf"% Needs \usepackage{{booktabs}}. In bold: {bold}, whether or not the difference is beyond chance (see p).",
         r"\begin{table}",
@@ -102,9 +97,9 @@ def latex(summary: Summary) -> str:
         lines.append(r"    \midrule")
         if len(summary.groups) > 1:
             lines.append(rf"    \multicolumn{{{len(names)}}}{{l}}{{\emph{{{escape(group.name)}}}}} \\")
-        means = [row.accuracy.mean for row in group.rows if row.accuracy is not None]
+        gains = [metric.gain(row.score.mean) for row in group.rows if row.score is not None]
         for row in group.rows:
-            is_best = row.accuracy is not None and row.accuracy.mean == max(means)
+            is_best = row.score is not None and metric.gain(row.score.mean) == max(gains)
             lines.append(f"    {_line(_latex_cells(summary, group, row, is_best))}")
     return "\n".join([*lines, r"    \bottomrule", r"  \end{tabular}", r"\end{table}", ""])
 
@@ -122,7 +117,7 @@ def _caption(summary: Summary, bold: str) -> str:
 
 def _latex_cells(summary: Summary, group: Group, row: Row, is_best: bool) -> Iterable[str]:
     for name, cell in zip(header(summary), cells(summary, group, row), strict=True):
-        if name == "accuracy, %" and is_best:
+        if name == summary.metric.header and is_best:
             mean, space, rest = cell.partition(" ")
             yield rf"\textbf{{{mean}}}{space}{escape(rest)}"
         elif cell == NONE:

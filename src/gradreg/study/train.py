@@ -4,29 +4,37 @@ import io
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields
-from functools import cache
+from dataclasses import dataclass, field, fields, replace
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, mse_loss
 
 import gradreg as gr
 from gradreg import _random
+from gradreg._types import LossFunction
 from gradreg.data.dataset import Dataset
 from gradreg.data.loaders import LOADERS
 from gradreg.data.own import load_pack
 from gradreg.data.splits import Split, split
 from gradreg.study.config import Penalty, Run, StudyError
+from gradreg.study.function import learned_function
+from gradreg.study.metric import ACCURACY
 from gradreg.study.networks import network
-from gradreg.study.scores import accuracy
+from gradreg.study.scores import accuracy, score
 from gradreg.study.source import code_hash
 from gradreg.study.suggest import unknown
 
-# Every so many steps the loss is looked at; about so many of these looks are noted, and so many measure accuracy on at
+# By the key of the metric.
+LOSSES: dict[str, LossFunction] = {"accuracy": cross_entropy, "mse": mse_loss}
+# They measure probabilities of classes.
+OF_CLASSES = ("JacReg", "ConfidencePenalty")
+
+# Every so many steps the loss is looked at; about so many of these looks are noted, and so many take the metric on at
 # most so many validation points. None of this changes what comes out.
 LOOK_EVERY = 20
 LINES, CURVE_POINTS, CURVE_SIZE = 200, 10, 1000
@@ -103,21 +111,21 @@ class Training:
     Args:
         run: what to train.
         parts: its points.
-        classes: number of labels.
+        outputs: how many numbers the network gives for an input: one for each class.
         device: where to train.
     """
 
-    def __init__(self, run: Run, parts: Split, classes: int, device: str = "cpu"):
+    def __init__(self, run: Run, parts: Split, outputs: int, device: str = "cpu"):
         self.run, self.parts, self.device = run, parts, torch.device(device)
         self.x, self.y = parts.x.to(self.device), parts.y.to(self.device)
         if self.x.dtype != torch.uint8:  # of which `inputs` lays out each batch, to have one copy of them all
             self.x = channels_last(self.x)
         torch.manual_seed(_random.generator_for(run.seed, "initialization").initial_seed())
-        self.model = build_model(run, tuple(parts.x.shape[1:]), classes).to(self.device)
+        self.model = build_model(run, tuple(parts.x.shape[1:]), outputs).to(self.device)
         self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         # What the objective calls: the network, or a wrapper around it.
         self.called: nn.Module = self.model
-        self.objective = gr.Objective(cross_entropy, *map(build_penalty, run.penalties))
+        self.objective = gr.Objective(LOSSES[run.metric.key], *build_penalties(run))
         self.optimizer = build_optimizer(run, self.model)
         self.scheduler = build_scheduler(run, self.optimizer)
         self.projections = _random.generator_for(run.seed, "projections")
@@ -131,7 +139,8 @@ class Training:
         chosen = self.share_of(chosen).to(self.device)
         x, y = self.inputs(chosen), self.y[chosen]
         result = self.objective(self.called, x, y, generator=self.projections, step=self.step)
-        result.total.backward()
+        # The penalties' weights are parts of the task's, so that what is noted is the mean loss.
+        (self.run.loss_factor * result.total).backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.scheduler.step()
@@ -200,7 +209,9 @@ def train(
         ``validation_accuracy`` in percent, ``train_loss`` of the last steps, ``steps``, ``seconds``; where test points
         are measured also ``test_accuracy`` in percent (and ``test_top5_accuracy``, where `Protocol.top_k` is 5),
         ``jacobian_norm``, the mean of ||J_g||_F over the first test points, and ``half_squared_norm`` of the weights.
-        And the training with its network, and with the state after the last step.
+        Of a regression ``validation_mse`` and ``test_mse`` in place of accuracies, and where its inputs and outputs are
+        single numbers also ``function``; see `gradreg.study.function`. And the training with its network, and with the
+        state after the last step.
 
     Raises:
         StudyError: the loss is not finite; names the step.
@@ -209,7 +220,7 @@ def train(
     Source: the paper's appendix B.1, in the reading of its published scripts.
     """
     torch.set_num_threads(1)
-    training = Training(run, divide(run, data), len(data.classes), device)
+    training = Training(run, divide(run, data), data.outputs, device)
     return finish(training, start, watch or Watch()), training
 
 
@@ -223,15 +234,16 @@ def finish(training: Training, start: bytes | None, watch: Watch) -> dict[str, A
 
 def measure(training: Training) -> dict[str, Any]:
     """What a run has come to after its last step; see `train`."""
-    run, parts, model = training.run, training.parts, training.model
-    found = {
+    run, parts, model, metric = training.run, training.parts, training.model, training.run.metric
+    measured = partial(score, metric, model, prepare=parts.prepared)
+    found: dict[str, Any] = {
         "steps": run.steps,
         "seconds": training.seconds,
         "train_loss": sum(loss for _, loss in training.recent) / len(training.recent),
-        "validation_accuracy": accuracy(model, parts.validation_x, parts.validation_y, prepare=parts.prepared),
+        f"validation_{metric.key}": measured(parts.validation_x, parts.validation_y),
     }
     if parts.test_x is not None and parts.test_y is not None:
-        found["test_accuracy"] = accuracy(model, parts.test_x, parts.test_y, prepare=parts.prepared)
+        found[f"test_{metric.key}"] = measured(parts.test_x, parts.test_y)
         if (top := run.protocol.top_k) > 1:
             found[f"test_top{top}_accuracy"] = accuracy(
                 model, parts.test_x, parts.test_y, top=top, prepare=parts.prepared
@@ -239,6 +251,8 @@ def measure(training: Training) -> dict[str, Any]:
         points = parts.prepared(parts.test_x[: run.protocol.norm_points].to(training.device))
         found["jacobian_norm"] = gr.metrics.jacobian_norms(model, points).mean().item()
         found["half_squared_norm"] = half_squared_norm(model)
+        if metric is not ACCURACY and parts.x.shape[1:] == parts.y.shape[1:] == (1,):
+            found["function"] = learned_function(model, parts)
     return found
 
 
@@ -283,7 +297,7 @@ def _loop(training: Training, watch: Watch) -> None:
 
 
 def marks_of(run: Run) -> tuple[set[int], set[int]]:
-    """The steps that are noted, and those of them where accuracy is measured."""
+    """The steps that are noted, and those of them where the metric is taken."""
     looks = [*range(LOOK_EVERY, run.steps, LOOK_EVERY), run.steps]
     noted = set(looks[:: max(1, len(looks) // LINES)]) | {run.steps}
     measured = {
@@ -323,18 +337,30 @@ def look(training: Training, result: gr.Result, keeper: Keeper | None, marks: tu
     }
     if step in marks[1]:
         x, y = training.parts.validation_x[:CURVE_SIZE], training.parts.validation_y[:CURVE_SIZE]
-        line["validation_accuracy"] = accuracy(training.model, x, y, prepare=training.parts.prepared)
+        metric = training.run.metric
+        line[f"validation_{metric.key}"] = score(metric, training.model, x, y, prepare=training.parts.prepared)
     keeper.note(line)
 
 
-def build_model(run: Run, shape: tuple[int, ...], classes: int) -> nn.Module:
+def build_model(run: Run, shape: tuple[int, ...], outputs: int) -> nn.Module:
     """The network, drawn from torch's global generator."""
     if code_hash(run.model.name) != run.model.code:
         raise StudyError(
             f"the source of {run.model.name} has changed since the run was described; give the command again, so that "
             "the new network gets runs of its own."
         )
-    return network(run.model.name, shape, classes)
+    return network(run.model.name, shape, outputs)
+
+
+def build_penalties(run: Run) -> list[gr.Penalty]:
+    """The penalties of a run, with their weights as parts of the task's."""
+    unfit = [p.preset for p in run.penalties if p.preset in OF_CLASSES] if run.metric is not ACCURACY else []
+    if unfit:
+        raise StudyError(
+            f"{unfit[0]} measures the probabilities of classes, but the labels of {run.data.name} are numbers; use "
+            "SpectReg, FrobReg or DoubleBack."
+        )
+    return [build_penalty(replace(p, weight=p.weight / run.loss_factor)) for p in run.penalties]
 
 
 def build_penalty(penalty: Penalty) -> gr.Penalty:

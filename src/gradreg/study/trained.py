@@ -24,7 +24,7 @@ class Trained(nn.Module):
 
     Attributes:
         network: takes standardized inputs.
-        classes: names of the labels.
+        classes: names of the labels; () of a regression.
         shape: of one input, such as (3, 32, 32).
         run: what was trained, as plain data.
 
@@ -39,7 +39,7 @@ class Trained(nn.Module):
         self.classes: tuple[str, ...] = tuple(kept["classes"])
         self.shape: tuple[int, ...] = tuple(kept["shape"])
         self.run: dict[str, Any] = kept["run"]
-        self.network = network(self.run["model"]["name"], self.shape, len(self.classes))
+        self.network = network(self.run["model"]["name"], self.shape, len(self.classes) or kept["outputs"])
         self.network.load_state_dict(kept["state"])
         rest = (1,) * (len(self.shape) - 1)
         self.register_buffer("mean", kept["mean"].reshape(-1, *rest))
@@ -55,8 +55,11 @@ class Trained(nn.Module):
         return self.network((x - self.mean) / self.std)
 
     @torch.no_grad()
-    def predict(self, x: Tensor) -> list[str]:
-        """The name of the most probable class of each input."""
+    def predict(self, x: Tensor) -> list[Any]:
+        """The name of the most probable class of each input; of a regression its number, or list of numbers."""
+        if not self.classes:
+            z = self(x)
+            return (z.squeeze(1) if z.shape[1] == 1 else z).tolist()
         return [self.classes[i] for i in self(x).argmax(1).tolist()]
 
 
@@ -95,6 +98,7 @@ def pack_model(training: Training, data: Dataset) -> bytes:
         "mean": training.parts.mean,
         "std": training.parts.std,
         "classes": list(data.classes),
+        "outputs": data.outputs,
         "shape": list(training.parts.x.shape[1:]),
         "run": training.run.as_dict(),
     }

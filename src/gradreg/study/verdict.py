@@ -3,6 +3,7 @@
 import math
 
 from gradreg.study.config import Scalar
+from gradreg.study.metric import Metric
 from gradreg.study.statistics import paired
 from gradreg.study.summary import Group, Row, Summary, is_known
 
@@ -31,14 +32,14 @@ def verdicts(summary: Summary) -> list[str]:
         return [_after(lead, sentence)]
     if seeds < 2:
         return [f"{incomplete}. " * bool(incomplete) + _one_seed()]
-    best = {group.name: max(found, key=gain) for group in summary.groups if (found := better(group))}
+    best = {group.name: max(found, key=_gain) for group in summary.groups if (found := better(group))}
     names = {row.arm.name for row in best.values()}
     if len(best) == len(summary.groups) and len(names) == 1:
-        gains = [gain(row) for row in best.values()]
+        gains = [row.gain for row in best.values()]
         least = max(row.p for row in best.values() if row.p is not None)
         return [
-            f"{lead}{names.pop()} is the best in each of the {len(best)} groups: by {min(gains):+.2f} to "
-            f"{max(gains):+.2f} points over the baseline, {corrected_p(summary)} {_at_most(least)} in each."
+            f"{lead}{names.pop()} is the best in each of the {len(best)} groups: by {_range(summary.metric, gains)} "
+            f"over the baseline, {corrected_p(summary)} {_at_most(least)} in each."
         ]
     compared = [group for group in summary.groups if any(_is_tested(row) for row in group.rows[1:])]
     if len(compared) == len(summary.groups) and not best:
@@ -58,11 +59,11 @@ def verdicts(summary: Summary) -> list[str]:
 
 def better(group: Group) -> list[Row]:
     """The rows that beat their baseline beyond chance, after the correction."""
-    return [row for row in group.rows[1:] if _is_tested(row) and (row.p or 0.0) < SIGNIFICANT and gain(row) > 0]
+    return [row for row in group.rows[1:] if _is_tested(row) and (row.p or 0.0) < SIGNIFICANT and row.gain > 0]
 
 
 def known(row: Row) -> list[float]:
-    """The test accuracies that are there."""
+    """The values on test points that are there."""
     return [point for point in row.points if point is not None]
 
 
@@ -82,11 +83,6 @@ def counts(summary: Summary) -> tuple[int, int, int]:
         else:
             missing += summary.study.seeds
     return asked, missing, failed
-
-
-def gain(row: Row) -> float:
-    """Mean difference to the baseline; 0 where there is none."""
-    return row.difference.mean if row.difference is not None else 0.0
 
 
 def call(row: Row) -> str:
@@ -114,9 +110,9 @@ def others(row: Row) -> list[str]:
 def interval(row: Row) -> str:
     """The difference in words, with its interval where there is one."""
     assert row.difference is not None
-    d = row.difference
-    ends = "" if math.isnan(d.low) else f" (95 % interval {d.low:+.2f} to {d.high:+.2f})"
-    return f"{d.mean:+.2f} points{ends}"
+    d, change = row.difference, row.metric.change
+    ends = "" if math.isnan(d.low) else f" (95 % interval {change(d.low)} to {change(d.high)})"
+    return f"{change(d.mean)} {row.metric.noun}{ends}"
 
 
 def p_text(p: float | None) -> str:
@@ -152,13 +148,13 @@ def _sentence(summary: Summary, group: Group, where: str) -> str:
     baseline, *others = group.rows
     seeds = summary.study.seeds
     with_, lead = (f"With {where}, ", "") if where else ("", f"{group.name}: ")
-    if baseline.accuracy is None:
+    if baseline.score is None:
         return f"{lead}{'N' if where else 'n'}othing can be compared while the baseline has no result."
     if not others:
         at = f" with {where}" if where else ""
         return (
-            f"{lead}{'T' if where else 't'}he baseline reaches {baseline.accuracy.mean:.2f} %{at}; there was nothing "
-            "to compare it with."
+            f"{lead}{'T' if where else 't'}he baseline reaches {_reached(summary.metric, baseline.score.mean)}{at}; "
+            "there was nothing to compare it with."
         )
     if seeds < 2:
         return _one_seed()
@@ -170,17 +166,31 @@ def _sentence(summary: Summary, group: Group, where: str) -> str:
         )
     found = better(group)
     if not found:
-        top = max(tested, key=gain)
+        top = max(tested, key=_gain)
         return (
             f"{lead}{with_}no method beats the baseline beyond chance over {seeds} seeds (the best, {call(top)}, by "
             f"{interval(top)}): keep the baseline, or run more seeds."
         )
-    best = max(found, key=gain)
+    best = max(found, key=_gain)
     cost = "" if best.cost is None else f", at {best.cost:.1f}x the time per step{_cheaper(best, found)}"
     return (
-        f"{lead}{with_}use {call(best)}: {interval(best)} over the baseline's {baseline.accuracy.mean:.2f} %, "
-        f"{corrected_p(summary)} {p_text(best.p)}{cost}."
+        f"{lead}{with_}use {call(best)}: {interval(best)} {'over' if summary.metric.higher else 'against'} the "
+        f"baseline's {summary.metric.whole(baseline.score.mean)}, {corrected_p(summary)} {p_text(best.p)}{cost}."
     )
+
+
+def _gain(row: Row) -> float:
+    return row.gain
+
+
+def _range(metric: Metric, gains: list[float]) -> str:
+    """From the least to the greatest gain: "+0.20 to +0.50 points"."""
+    ends = [metric.gain(end) for end in (min(gains), max(gains))]
+    return f"{metric.change(ends[0])} to {metric.change(ends[1])} {metric.noun}"
+
+
+def _reached(metric: Metric, value: float) -> str:
+    return metric.whole(value) if metric.higher else f"{metric.name} {metric.whole(value)}"
 
 
 def _after(lead: str, sentence: str) -> str:
@@ -206,7 +216,7 @@ def _are(count: int) -> str:
 
 def _where(group: Group) -> str:
     run = group.rows[0].arm.run
-    return f"{run.split.train_size} labels of {run.data.name}"
+    return f"{run.split.train_size} {run.metric.examples} of {run.data.name}"
 
 
 def _is_tested(row: Row) -> bool:
@@ -225,8 +235,9 @@ def _cheaper(best: Row, found: list[Row]) -> str:
     cheapest = min(alike, key=lambda row: costs[row.arm.name])
     if costs[cheapest.arm.name] > 0.9 * costs[best.arm.name]:
         return ""
-    loss = gain(best) - gain(cheapest)
-    return f"; {call(cheapest)}, at {cheapest.cost:.1f}x, cannot be told from it ({loss:.2f} points less)"
+    metric = best.metric
+    loss, less = metric.change(best.gain - cheapest.gain).lstrip("+"), "less" if metric.higher else "more"
+    return f"; {call(cheapest)}, at {cheapest.cost:.1f}x, cannot be told from it ({loss} {metric.noun} {less})"
 
 
 def _is_alike(best: Row, other: Row) -> bool:

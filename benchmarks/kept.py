@@ -1,6 +1,7 @@
-"""What cheaper forms of SpectReg keep of its accuracy: the table of docs/performance.md, from the results kept there.
+"""What cheaper forms of a penalty keep of its accuracy: the table of docs/performance.md, from the results kept there.
 
-The results are those of `gradreg run shortcuts`; this pairs the runs of each form with those of SpectReg at every step.
+The results are those of `gradreg run shortcuts`; this pairs the runs of each form with those of the penalty at every
+step and with those of the baseline.
 """
 
 import json
@@ -10,7 +11,7 @@ from pathlib import Path
 from scipy import stats
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "shortcuts.json"
-REFERENCE = "SpectReg(0.03)"
+BASELINE, REFERENCES = "Baseline", ("SpectReg(0.03)", "DoubleBack(50)")
 
 
 def paired(values: dict[str, float], others: dict[str, float]) -> str:
@@ -26,12 +27,15 @@ def paired(values: dict[str, float], others: dict[str, float]) -> str:
 def main() -> None:
     kept = json.loads(RESULTS.read_text())
     print(", ".join(kept[key] for key in ("command", "machine", "date", "commit")))
-    print("| form | seeds | test accuracy, % | difference to SpectReg at every step |\n|---|---:|---:|---:|")
+    print("| form | seeds | test accuracy, % | difference to every step | to the baseline |\n|---|---:|---:|---:|---:|")
     by_form = kept["test_accuracy_by_seed"]
     for form, values in by_form.items():
         found = list(values.values())
         shown = f"{statistics.mean(found):.2f} ({statistics.stdev(found):.2f})"
-        print(f"| {form} | {len(found)} | {shown} | {paired(values, by_form[REFERENCE])} |")
+        whole = next((by_form[name] for name in REFERENCES if form != name and form.startswith(name[:9])), None)
+        own = "-" if whole is None else paired(values, whole)
+        base = "-" if form == BASELINE else paired(values, by_form[BASELINE])
+        print(f"| {form} | {len(found)} | {shown} | {own} | {base} |")
 
 
 if __name__ == "__main__":

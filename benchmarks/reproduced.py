@@ -16,7 +16,7 @@ from gradreg.study.files import load_study
 from gradreg.study.grid import Arm, Study, final_runs
 from gradreg.study.store import Store
 
-NUMBERS = ("test_accuracy", "validation_accuracy", "jacobian_norm", "half_squared_norm", "seconds")
+NUMBERS = ("jacobian_norm", "half_squared_norm", "seconds")
 FACTS = ("device", "processor", "torch", "stacked")
 
 
@@ -36,17 +36,19 @@ def rows(study: Study, store: Store) -> Iterator[dict[str, Any]]:
                 "arm": arm.name,
                 "seed": run.seed,
                 "key": run.key,
+                **{f"{part}_{run.metric.key}": run.metric.of(result, part) for part in ("test", "validation")},
                 **{name: result.get(name, "") for name in NUMBERS},
                 **{name: facts.get(name, "") for name in FACTS},
             }
 
 
 def table(study: Study, found: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Lines of Markdown: mean (sample standard deviation) of the test accuracy, beside the paper's."""
+    """Lines of Markdown: mean (sample standard deviation) of the metric on test points, beside the paper's."""
     yield f"\n**{study.title}**\n"
-    yield "| group | arm | seeds | test accuracy, % | paper | difference |\n|---|---|---:|---:|---:|---:|"
+    metric = study.arms[0].run.metric
+    yield f"| group | arm | seeds | test {metric.header} | paper | difference |\n|---|---|---:|---:|---:|---:|"
     for arm in study.arms:
-        values = [row["test_accuracy"] for row in found if (row["group"], row["arm"]) == (arm.group, arm.name)]
+        values = [row[f"test_{metric.key}"] for row in found if (row["group"], row["arm"]) == (arm.group, arm.name)]
         yield f"| {arm.group} | {arm.name} | {len(values)} | {' | '.join(cells(arm, values))} |"
 
 
@@ -63,7 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("studies", nargs="+")
     parser.add_argument("--scale", default="paper")
-    parser.add_argument("--protocol", default="paper")
+    parser.add_argument("--protocol", help="default: the study's own")
     parser.add_argument("--store", type=Path, default=Path("runs"))
     parser.add_argument("--csv", type=Path, metavar="FILE", help="each seed's numbers")
     options = parser.parse_args()

@@ -25,6 +25,7 @@ from gradreg.study.config import (
     meaning,
 )
 from gradreg.study.grid import put
+from gradreg.study.metric import ACCURACY, MSE
 
 RUN = Run(
     Data("digits"),
@@ -168,3 +169,8 @@ def test_meaning_of_plain_values_is_themselves() -> None:
     assert meaning((("a", 1), ("b", True))) == [["a", 1], ["b", True]]
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
     assert len(digest(1)) == 16
+
+
+def test_own_data_is_classified_whatever_its_name() -> None:
+    assert replace(RUN, data=Data("sin")).metric is MSE
+    assert replace(RUN, data=Data("sin", "0123")).metric is ACCURACY

@@ -130,6 +130,13 @@ def test_methods_share_subset_batches_and_initialization_of_a_seed(other: Run) -
 # --- regression -------------------------------------------------------------------------------------------------------
 
 
+def test_result_that_is_not_finite_fails_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss is looked at before a step; what the last step did shows in what is measured."""
+    monkeypatch.setattr("gradreg.study.train.score", lambda *args, **others: float("nan"))
+    with pytest.raises(StudyError, match="validation_mse is nan after the last step; use a smaller weight or step"):
+        train(SIN, dataset("sin"))
+
+
 def test_regression_measures_squared_errors_and_the_learned_function() -> None:
     sin = dataset("sin")
     found, training = train(SIN, sin)

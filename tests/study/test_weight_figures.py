@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 
 import pytest
+from runs_for_tests import SIN
 from summaries_for_tests import BASE, arm, found, study
 
 from gradreg.study.config import Penalty
@@ -69,3 +70,18 @@ def test_other_groups_have_no_such_figures(why: str) -> None:
     assert swept(of.groups[0]) == ""
     assert by_weight(of) == []
     assert "by the weight of the penalty" not in html(of, created="today")
+
+
+def test_errors_are_drawn_as_errors() -> None:
+    """Of a regression: in their unit, on a logarithmic scale where they are far apart."""
+    runs = [replace(SIN, penalties=(Penalty("FrobReg", weight),)) for weight in WEIGHTS]
+    made = [Arm("Baseline", SIN), *(Arm(str(run.penalties[0]), run) for run in runs)]
+    items = [found(one, [10.0**i, 2 * 10.0**i]) for i, one in enumerate(made)]
+    of = summarize(study(made, 2), items, command="")
+    first, second = (re.findall(r"<title>(.*?)</title>", picture.svg)[0] for picture in by_weight(of))
+    assert first == "Test MSE, 1e-3 against the weight of FrobReg"
+    assert second.startswith("Half the squared norm")
+    assert {"1", "10", "100", "1000"} <= set(re.findall(r">([^<>]+)<", by_weight(of)[0].svg))
+    page = html(of, created="today")
+    assert "MSE and weights of the network, by the weight of the penalty" in page
+    assert "ccuracy" not in page

@@ -170,7 +170,11 @@ def _again(run: Run, data: Any, device: str, files: RunFiles, group: "Group") ->
     for name in names:
         if not isinstance(result[name], dict):  # a learned function is compared, not printed
             print(f"{name}: {result[name]} (kept: {kept.get(name)})")
-    print("the same in every digit" if all(result[n] == kept.get(n) for n in names) else "NOT the same in every digit")
+    print(
+        "the same in every digit"
+        if all(result[n] == kept[n] for n in names if n in kept)
+        else "NOT the same in every digit"
+    )
 
 
 def _tell(run: Run, files: RunFiles, how: str) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, TypeGuard
 
-from gradreg.study.metric import Metric, metric_of
+from gradreg.study.metric import ACCURACY, Metric, metric_of
 
 # Raised when the meaning of a field or the training code changes, so that old results are not taken for new ones.
 MEANING = 3
@@ -159,8 +159,8 @@ class Run:
 
     @property
     def metric(self) -> Metric:
-        """What the run is judged by."""
-        return metric_of(self.data.name)
+        """What the run is judged by; the user's own data has classes, whatever its name."""
+        return ACCURACY if self.data.content else metric_of(self.data.name)
 
     @property
     def period(self) -> int:

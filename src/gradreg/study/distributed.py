@@ -201,7 +201,7 @@ class SharedTraining(Training):
         self.share = Share(group.rank, group.world)
         gpus = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(gpus):  # the first mask is that of a single process
-            check_network(self.model, self.x)
+            check_network(self.model, self.inputs(torch.arange(3) % len(self.x)))
             share_dropout(self.model, self.share)
             for penalty in self.objective.penalties.values():
                 share_penalty(penalty, self.share)

@@ -42,7 +42,7 @@ class DataForm:
 
 @dataclass(frozen=True)
 class RunForm:
-    """What all arms have in common. data: "digits", "mnist", "sin", "sin-doubled", or a name in the table ``data``."""
+    """What all arms have in common. data: of `gradreg.data.known.KNOWN`, or a name in the table ``data``."""
 
     data: str
     model: str

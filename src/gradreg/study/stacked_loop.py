@@ -63,8 +63,12 @@ def train_stacked(
     _loop(stack, watches, out)
     stack.pull()
     for member in stack.members:
-        if member.place not in ended:
+        if member.place in ended:
+            continue
+        try:
             ended[member.place] = Ended(measure(member.training), member)
+        except StudyError as error:
+            out(member, error)
     return [ended[i] for i in range(len(runs))]
 
 

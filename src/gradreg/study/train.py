@@ -233,7 +233,11 @@ def finish(training: Training, start: bytes | None, watch: Watch) -> dict[str, A
 
 
 def measure(training: Training) -> dict[str, Any]:
-    """What a run has come to after its last step; see `train`."""
+    """What a run has come to after its last step; see `train`.
+
+    Raises:
+        StudyError: a number is not finite.
+    """
     run, parts, model, metric = training.run, training.parts, training.model, training.run.metric
     measured = partial(score, metric, model, prepare=parts.prepared)
     found: dict[str, Any] = {
@@ -253,6 +257,9 @@ def measure(training: Training) -> dict[str, Any]:
         found["half_squared_norm"] = half_squared_norm(model)
         if metric is not ACCURACY and parts.x.shape[1:] == parts.y.shape[1:] == (1,):
             found["function"] = learned_function(model, parts)
+    lost = [name for name, value in found.items() if isinstance(value, float) and not math.isfinite(value)]
+    if lost:
+        raise StudyError(f"{lost[0]} is {found[lost[0]]} after the last step; use a smaller weight or step size.")
     return found
 
 

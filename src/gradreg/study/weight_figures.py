@@ -1,9 +1,9 @@
-"""Accuracy and the size of the trained weights against the weight of a penalty, as in figure 5. No torch here."""
+"""The metric and the size of the trained weights against the weight of a penalty, as in figure 5. No torch here."""
 
 import math
 from collections.abc import Sequence
 
-from gradreg.study.axes import finish, log_axis, padded, segments
+from gradreg.study.axes import finish, log_axis, padded, segments, value_axis
 from gradreg.study.figures import CARD, Picture
 from gradreg.study.statistics import estimate
 from gradreg.study.summary import Group, Row, Summary
@@ -14,20 +14,21 @@ FEWEST = 3
 
 
 def by_weight(summary: Summary) -> list[Picture]:
-    """Two figures for each group of one penalty in several given weights: accuracy, and the norm of the weights."""
+    """Two figures for each group of one penalty in several given weights: the metric, and the norm of the weights."""
     found = []
     for number, group in enumerate(summary.groups):
         preset = swept(group)
         if not preset:
             continue
         measures = (
-            ("accuracy", "test accuracy, %", [row.points for row in group.rows], SERIES[1]),
+            (summary.metric.key, f"test {summary.metric.header}", [row.points for row in group.rows], SERIES[1]),
             ("norm", "half the squared norm of the weights", [row.half_squared_norms for row in group.rows], INK),
         )
         for name, label, values, shade in measures:
             known = [[value for value in of_row if value is not None] for of_row in values]
             if any(known[1:]):
-                svg = _against(group, preset, label, known, shade, f"by-weight-{name}-{number}")
+                is_log = name != "norm" and summary.metric.is_wide(value for of_row in known for value in of_row)
+                svg = _against(group, preset, label, known, shade, f"by-weight-{name}-{number}", is_log=is_log)
                 found.append(Picture(group.name, svg))
     return found
 
@@ -46,13 +47,19 @@ def swept(group: Group) -> str:
     return penalties[0][0].preset if is_swept else ""
 
 
-def _against(group: Group, preset: str, label: str, values: Sequence[Sequence[float]], shade: str, name: str) -> str:
+def _against(
+    group: Group, preset: str, label: str, values: Sequence[Sequence[float]], shade: str, name: str, *, is_log: bool
+) -> str:
     """One measure: a dot for each seed, means joined, with their intervals; the baseline's mean is a dashed line."""
     weights = [_weight(row) for row in group.rows[1:]]
     with style():
         figure, axes = canvas(CARD, 240, (46, 14, 30, 44))
         log_axis(axes.xaxis, weights)
-        axes.set_ylim(*padded([value for of_row in values for value in of_row]))
+        every = [value for of_row in values for value in of_row]
+        if is_log:
+            value_axis(axes.yaxis, every, 5, log=True)
+        else:
+            axes.set_ylim(*padded(every))
         if values[0]:
             axes.axhline(sum(values[0]) / len(values[0]), color=MUTED, lw=1, ls=(0, (4, 3)), zorder=1)
         means, intervals = [], []
@@ -67,7 +74,7 @@ def _against(group: Group, preset: str, label: str, values: Sequence[Sequence[fl
         axes.plot(*line, "o-", ms=5.5, mfc=shade, mec=PAPER, mew=0.8, color=shade, lw=1.6, zorder=3)
         finish(axes, label, f"weight of {preset}")
         of = f", {group.name}" if group.name else ""
-        return inline(figure, name, f"{label.capitalize()} against the weight of {preset}{of}")
+        return inline(figure, name, f"{label[:1].upper()}{label[1:]} against the weight of {preset}{of}")
 
 
 def _weight(row: Row) -> float:

@@ -374,6 +374,7 @@ def test_queue_makes_stacks_of_one_kind_and_leaves_the_refused_alone() -> None:
     runs = [*varied(BASELINE, 2), *varied(replace(BASELINE, penalties=CASES["SpectReg"]), 3)]
     tasks = [Task(run, Path("runs")) for run in (runs[0], runs[2], runs[1], *runs[3:])]
     stacks = Stacks(deque(tasks), 2)
+    assert [len(Stacks(deque(Task(run, Path("runs")) for run in varied(BASELINE, 9)), 4).popleft())] == [3]
     first = stacks.popleft()
     assert [task.run for task in first] == [runs[0], runs[1]]
     assert len(stacks) == 3

@@ -32,7 +32,7 @@ def test_every_claim_is_of_arms_that_have_been_measured(claims: ModuleType) -> N
 
 
 def test_difference_and_its_test_are_those_of_students_t(claims: ModuleType) -> None:
-    """Differences 1, 2 and 6: mean 3, standard error sqrt(7 / 3); with 2 degrees of freedom p = 1 - t / sqrt(t^2 + 2)."""
+    """Differences 1, 2 and 6: mean 3, standard error sqrt(7 / 3); p = 1 - t / sqrt(t^2 + 2) at 2 degrees of freedom."""
     mean, half, p, count = claims.paired({"0": 2.0, "1": 4.0, "2": 9.0, "3": 5.0}, {"0": 1.0, "1": 2.0, "2": 3.0})
     assert (mean, count) == (pytest.approx(3), 3)
     assert half == pytest.approx(4.302653 * (7 / 3) ** 0.5, rel=1e-6)

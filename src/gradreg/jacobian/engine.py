@@ -106,6 +106,10 @@ class ForwardMode(Engine):
 
     def column(self, at: Linearization, direction: Parts) -> Tensor:
         """The tangent of z when the site's tangent is the direction."""
+        return self.along(at, direction)[1]
+
+    def along(self, at: Linearization, direction: Parts) -> tuple[Tensor, Tensor]:
+        """z of a run that carries the direction as a tangent, and the tangent of z."""
 
         def moved(distance: Tensor) -> Tensor:
             return at.elsewhere(lambda x, v: x + distance.to(v.dtype) * v, direction, tangents=True).z
@@ -116,7 +120,7 @@ class ForwardMode(Engine):
         with warnings.catch_warnings():
             # torch's own rules are compiled at the first call with a function that torch deprecates.
             warnings.filterwarnings("ignore", message=r"`torch\.jit\.script`", category=DeprecationWarning)
-            return torch.func.jvp(moved, (zero,), (torch.ones_like(zero),))[1]
+            return torch.func.jvp(moved, (zero,), (torch.ones_like(zero),))  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from gradreg import _checks
 from gradreg._types import Parts
+from gradreg.jacobian._refusals import translated
 from gradreg.jacobian.forward import shift
 from gradreg.jacobian.linearization import Linearization, dot
 from gradreg.jacobian.magnitude import Magnitude, along, norms, wide
@@ -46,6 +47,8 @@ class Engine(ABC):
 
     def explain(self, error: Exception) -> Exception:
         """The error to show for one that torch raised while this engine differentiated."""
+        if (known := translated(error, f"{type(self).__name__}()")) is not None:
+            return known
         if isinstance(error, _checks.UnsupportedOperationError) or not _checks.speaks_of_missing_derivative(error):
             return error
         return _checks.unsupported(error, f"{type(self).__name__}()", self._others())

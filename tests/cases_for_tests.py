@@ -6,11 +6,11 @@ writes the table into docs/compatibility.md.
 """
 
 import copy
-import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,17 @@ class Equal:
     to: str = "the dense oracle"
     within: float | None = None
 
-    def __str__(self) -> str:
-        return f"equal to {self.to}" if self.within is None else f"works: within {self.within:.0%} of {self.to}"
+    @property
+    def word(self) -> str:
+        """In a cell."""
+        return "equal" if self.within is None else f"within {100 * self.within:g} %"
+
+    @property
+    def note(self) -> str:
+        """Below the tables; without one, the dense oracle is meant."""
+        return (
+            "" if self == Equal() else f"{'equal to' if self.within is None else 'off by at most that from'} {self.to}"
+        )
 
 
 @dataclass(frozen=True)
@@ -46,8 +55,12 @@ class Refused:
     cause: str
     remedy: str
 
-    def __str__(self) -> str:
-        return "refused"
+    word = "refused"
+
+    @property
+    def note(self) -> str:
+        """The message's parts."""
+        return f'refused: "{self.cause.strip()} ..."; the remedy in the message: "{self.remedy}"'
 
 
 Outcome = Equal | Refused
@@ -63,7 +76,6 @@ class Built:
         model, x: what the penalty is called with.
         plain: the same function in operations that can be differentiated twice, for the reference; None: the model.
         slots: of the penalty.
-        steps: of finite differences: relative to what the precision allows.
     """
 
     model: nn.Module
@@ -84,6 +96,7 @@ class Case:
         reference: value and gradient to compare with, from what was built and the engine.
         take: takes the penalty.
         step: of finite differences.
+        needs: a package that is not always there.
     """
 
     name: str
@@ -142,7 +155,7 @@ def oracle(built: Built, _: gr.Engine) -> Found:
 
 
 def oracle_of_the_batch(built: Built, _: gr.Engine) -> Found:
-    """By the dense Jacobian of all outputs in all inputs at once: with masks, or with statistics, of the whole batch."""
+    """By the dense Jacobian of all outputs in all inputs at once, with masks or statistics of the whole batch."""
 
     def run(x: Tensor) -> Tensor:
         torch.manual_seed(9)
@@ -157,10 +170,11 @@ def oracle_of_batch_norm(built: Built, engine: gr.Engine) -> Found:
     """As `oracle_of_the_batch` for DoubleBackward; for the others with the statistics of the batch held fixed."""
     if isinstance(engine, gr.DoubleBackward):
         return oracle_of_the_batch(built, engine)
-    assert isinstance(built.model, Normalized)
-    h = built.model.first(built.x)
+    model = built.model
+    assert isinstance(model, Normalized)
+    h = model.first(built.x)
     mean, variance = h.mean(0), h.var(0, correction=0)
-    full = gr.dense.jacobian(lambda x: built.model.with_statistics(x, mean, variance), built.x, create_graph=True)
+    full = gr.dense.jacobian(lambda x: model.with_statistics(x, mean, variance), built.x, create_graph=True)
     value = full.square().sum((1, 2)).mean()
     return value.detach(), gradient(value, built.model)
 
@@ -335,12 +349,12 @@ class Bert(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        from transformers import BertConfig, BertForSequenceClassification
-
-        sizes = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "num_labels": 3}
-        rates = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-        config = BertConfig(**sizes, **rates, intermediate_size=16, max_position_embeddings=8)
-        self.bert = BertForSequenceClassification(config)
+        transformers = import_module("transformers")
+        config = transformers.BertConfig(
+            vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+            max_position_embeddings=8, num_labels=3, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+        )  # fmt: skip
+        self.bert = transformers.BertForSequenceClassification(config)
 
     def forward(self, tokens: Tensor) -> Any:
         return self.bert(input_ids=tokens)
@@ -422,7 +436,7 @@ def by(function: Callable[[Tensor], Tensor], plain: Callable[[Tensor], Tensor]) 
     def build() -> Built:
         made = built(lambda: Between(function), "vector")()
         other = copy.copy(made.model)
-        other.function = plain
+        other.function = plain  # type: ignore[assignment]
         return Built(made.model, made.x, other)
 
     return build
@@ -512,7 +526,8 @@ FUSED = (
 )
 REENTRANT = Refused("the model checkpoints activations with use_reentrant=True", "use_reentrant=False")
 WITH_TANGENTS = Refused(
-    "what is run again in the backward pass is not what engine=ForwardMode() ran there", "Use engine=gr.DoubleBackward()"
+    "what is run again in the backward pass is not what engine=ForwardMode() ran there",
+    "Use engine=gr.DoubleBackward()",
 )
 WITH_STATISTICS = Refused(
     "what is run again in the backward pass is not what engine=FiniteDifference() ran there: it carried tangents, or "
@@ -579,7 +594,7 @@ CASES: dict[str, tuple[Case, ...]] = {
         ),
         Case(
             "the same, `target=torch.view_as_real`",
-            built(ComplexOutputs, "vector", slots={"target": lambda z: torch.view_as_real(z)}),
+            built(ComplexOutputs, "vector", slots={"target": torch.view_as_real}),
         ),
         Case(
             "an operation without second derivative (`cdist`)", by(distances, distances_written_out),
@@ -631,13 +646,56 @@ CASES: dict[str, tuple[Case, ...]] = {
         ),
         Case(
             "complex inputs", complex_inputs,
-            everywhere(Refused("x has dtype torch.complex64".replace("64", "128"), "torch.view_as_real(x)")),
+            everywhere(Refused("x has dtype torch.complex128", "torch.view_as_real(x)")),
         ),
         Case(
             "float64 inputs, float32 model", double_inputs,
             everywhere(
-                Refused("these are torch.float64, the parameters torch.float32", "Write x.to(torch.float32), or model.to")
+                Refused("these are torch.float64, the parameters torch.float32", "Write x.to(torch.float32)")
             ),
         ),
     ),
 }  # fmt: skip
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+BEGIN, END = "<!-- written by python tests/cases_for_tests.py -->\n", "<!-- until here -->\n"
+
+
+def tables() -> str:
+    """All rows and what their numbers stand for."""
+    from parallel_for_tests import SETTINGS
+
+    rows = {part: [(case.name, case.outcomes) for case in cases] for part, cases in CASES.items()}
+    rows["Two processes"] = [(name, setting.outcomes) for name, setting in SETTINGS.items()]
+    notes: dict[str, int] = {}
+    lines = []
+    for part, cells in rows.items():
+        lines += [f"| {part} | {' | '.join(f'`{name}`' for name in COLUMNS)} |", "|---|---|---|---|"]
+        for name, outcomes in cells:
+            words = [
+                outcome.word + (f" [{notes.setdefault(outcome.note, len(notes) + 1)}]" if outcome.note else "")
+                for outcome in outcomes
+            ]
+            lines.append(f"| {name} | {' | '.join(words)} |")
+        lines.append("")
+    lines += [f"{number}. {note}" for note, number in notes.items()]
+    return "\n".join(lines) + "\n"
+
+
+def written(page: str) -> str:
+    """A page with the tables in their place."""
+    before, _, rest = page.partition(BEGIN)
+    return before + BEGIN + "\n" + tables() + "\n" + END + rest.partition(END)[2]
+
+
+def main() -> None:
+    PAGE.write_text(written(PAGE.read_text()))
+
+
+if __name__ == "__main__":
+    # By this module's importable name, as the other modules of tests know it.
+    from cases_for_tests import main as imported
+
+    imported()

@@ -18,8 +18,6 @@ import torch.nn.functional as F
 from cases_for_tests import Equal, Outcome, Refused, everywhere
 from torch import Generator, Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from trainings_for_tests import Setting as Training
-from trainings_for_tests import train
 
 import gradreg as gr
 
@@ -39,6 +37,7 @@ PRESETS: dict[str, Callable[[gr.Engine], list[gr.Penalty]]] = {
         *(gr.ConfidencePenalty(0.5), gr.LabelSmoothing(0.1)),
     ],
 }
+PARTS = (slice(0, 4), slice(4, 8))
 WITHOUT_JACOBIAN = [gr.ConfidencePenalty(0.5), gr.LabelSmoothing(0.1)]
 RANDOM = {"SpectReg", "SpectReg, sphere, of a part", "all of them"}
 
@@ -99,7 +98,7 @@ class Setting:
     outcomes: tuple[Outcome, Outcome, Outcome]
     unused: bool = False
     normalized: bool = False
-    parts: tuple[slice, slice] = (slice(0, 4), slice(4, 8))
+    parts: tuple[slice, slice] = PARTS
     call: Callable[[nn.Module], Any] = lambda model: model
     whole: Callable[[nn.Module], AbstractContextManager[Any]] = nullcontext
     presets: tuple[str, ...] = tuple(PRESETS)
@@ -110,9 +109,10 @@ class Setting:
 
 def fully_sharded(model: nn.Module) -> nn.Module:
     """FSDP2, each layer and the whole."""
+    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    mesh = dist.init_device_mesh("cpu", (2,))
+    mesh = init_device_mesh("cpu", (2,))
     for layer in (model.first, model.last):  # type: ignore[attr-defined]
         fully_shard(layer, mesh=mesh)  # type: ignore[arg-type]
     return fully_shard(model, mesh=mesh)  # type: ignore[return-value]
@@ -130,6 +130,7 @@ def read_first_fsdp(model: nn.Module) -> AbstractContextManager[Any]:
     return FullyShardedDataParallel.summon_full_params(model, with_grads=True)
 
 
+FEW = ("FrobReg", "all of them")
 SAME = Equal("a single process")
 STATIC = Refused("DistributedDataParallel(static_graph=True) does not average gradients", "Leave static_graph out")
 FREED = "frees the parameters after the first backward pass, so a double backward, which engine=DoubleBackward() needs"
@@ -139,21 +140,21 @@ SETTINGS = {
         lambda model: DistributedDataParallel(model, find_unused_parameters=True), everywhere(SAME), unused=True
     ),
     "the same, parts of different size, weighted": Setting(
-        DistributedDataParallel, everywhere(SAME), parts=(slice(0, 5), slice(5, 8))
+        DistributedDataParallel, everywhere(SAME), parts=(slice(0, 5), slice(5, 8)), presets=FEW
     ),
     "the same, batch normalization by each process": Setting(
         DistributedDataParallel, everywhere(Equal("a single process that normalizes each part")), normalized=True,
-        presets=tuple(name for name in PRESETS if "part" not in name),
+        presets=("SpectReg", "FrobReg"),
     ),
     "the same, static_graph=True": Setting(
         lambda model: DistributedDataParallel(model, static_graph=True), everywhere(STATIC), presets=("SpectReg",)
     ),
-    "the same, within a function as the model": Setting(
+    "the same, behind a function as the model": Setting(
         lambda model: DistributedDataParallel(model, static_graph=True), everywhere(STATIC), presets=("SpectReg",),
         call=lambda model: lambda x: model(x) * 1,
     ),
     "FSDP2 (`fully_shard`)": Setting(
-        fully_sharded, (Refused(f"fully_shard (FSDP) {FREED}", "Use engine=gr.ForwardMode()"), SAME, SAME)
+        fully_sharded, (Refused(f"fully_shard (FSDP) {FREED}", "Use engine=gr.ForwardMode()"), SAME, SAME), presets=FEW
     ),
     "FSDP1 (`FullyShardedDataParallel`)": Setting(
         first_fsdp,
@@ -191,12 +192,29 @@ def accumulated(rank: int) -> Tensor:
     return gradient(model)
 
 
-def trained(rank: int) -> dict[str, float]:
-    """Accuracies after a training on half of each batch."""
-    return {
-        "DistributedDataParallel": train(Training(wrap=DistributedDataParallel), 0, rank, 2),
-        "FSDP2, ForwardMode": train(Training(wrap=fully_sharded, engine=gr.ForwardMode()), 0, rank, 2),
-    }
+TRAININGS: dict[str, tuple[Callable[[nn.Module], nn.Module], gr.Engine]] = {
+    "DistributedDataParallel": (DistributedDataParallel, gr.DoubleBackward()),
+    "FSDP2": (fully_sharded, gr.ForwardMode()),
+}
+
+
+def steps(model: nn.Module, parts: list[tuple[int, slice]], engine: gr.Engine) -> Tensor:
+    """The parameters after a few steps of Adam with DoubleBack and SpectReg.
+
+    Args:
+        model: the net.
+        parts: those that this process takes in a step, with the rank whose random rows each gets.
+        engine: of the penalties.
+    """
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    for step in range(15):
+        for rank, part in parts:
+            penalties = PRESETS["all of them"](engine)
+            (total(model, part, penalties, 2 * step + rank) / len(parts)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    found = [p.full_tensor() if hasattr(p, "full_tensor") else p for p in model.parameters()]  # type: ignore[operator]
+    return torch.cat([parameter.detach().flatten() for parameter in found])
 
 
 def main() -> None:
@@ -214,7 +232,8 @@ def main() -> None:
                 dist.barrier()
     results["without a Jacobian"] = found(SETTINGS["the same, static_graph=True"], WITHOUT_JACOBIAN, rank)
     results["accumulated"] = accumulated(rank)
-    results["trained"] = trained(rank)
+    for name, (wrap, engine) in TRAININGS.items():
+        results[name, "trained"] = steps(wrap(Net()), [(rank, PARTS[rank])], engine)
     (Path(sys.argv[1]) / f"{rank}.pickle").write_bytes(pickle.dumps(results))
     dist.destroy_process_group()
 

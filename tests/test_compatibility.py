@@ -5,7 +5,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from cases_for_tests import CASES, COLUMNS, DIFFERENCE, EXACT, Case, Equal
+from cases_for_tests import CASES, COLUMNS, DIFFERENCE, EXACT, PAGE, Case, Equal, written
 
 CELLS = [
     pytest.param(case, column, id=f"{part}-{number}-{case.name}-{name}")
@@ -38,3 +38,9 @@ def test_cell(case: Case, column: int) -> None:
     torch.testing.assert_close(value, expected, rtol=relative, atol=0)
     assert truth.norm() > 0
     assert (gradient - truth).norm() <= relative * truth.norm()
+
+
+def test_the_page_has_the_tables_as_they_are() -> None:
+    page = PAGE.read_text()
+    assert page.count("| equal |") > 50
+    assert written(page) == page, "run python tests/cases_for_tests.py"

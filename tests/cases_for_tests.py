@@ -83,6 +83,11 @@ class Built:
     plain: nn.Module | None = None
     slots: dict[str, Any] = field(default_factory=dict)
 
+    def on(self, device: str) -> "Built":
+        """The same on another device."""
+        plain = self.plain and self.plain.to(device)
+        return Built(self.model.to(device), self.x.to(device), plain, self.slots)
+
 
 @dataclass(frozen=True)
 class Case:
@@ -146,9 +151,9 @@ def frobreg(built: Built, engine: gr.Engine) -> Found:
 
 
 def oracle(built: Built, _: gr.Engine) -> Found:
-    """By the dense Jacobian, attention by the kernel that can be differentiated twice."""
+    """By the dense Jacobian, with kernels that can be differentiated twice."""
     model = built.plain or built.model
-    with sdpa_kernel(SDPBackend.MATH):
+    with sdpa_kernel(SDPBackend.MATH), torch.backends.cudnn.flags(enabled=False):
         full = gr.dense.jacobian(model, built.x, **built.slots, create_graph=True)
         value = full.square().sum((1, 2)).mean()
         return value.detach(), gradient(value, model)
@@ -446,11 +451,11 @@ CORNERS = torch.eye(8, dtype=torch.float64)
 
 
 def distances(x: Tensor) -> Tensor:
-    return torch.cdist(x, CORNERS)
+    return torch.cdist(x, CORNERS.to(x.device))
 
 
 def distances_written_out(x: Tensor) -> Tensor:
-    return (x[:, None] - CORNERS).square().sum(2).sqrt()
+    return (x[:, None] - CORNERS.to(x.device)).square().sum(2).sqrt()
 
 
 class Spectrum(nn.Module):

@@ -211,6 +211,8 @@ def unsupported(error: Exception, engine: str, others: str) -> UnsupportedOperat
         )
     elif "RNN" in operation:
         remedy += ", or run the RNN with cuDNN off: with torch.backends.cudnn.flags(enabled=False)"
+    elif operation == _COMPILED:
+        remedy += ", or pass the module that is not compiled and compile the whole step: gr.CompiledObjective"
     lack = "forward-mode rule" if "forward AD" in text or "ForwardMode" in engine else "double backward"
     return UnsupportedOperationError(
         f"{operation} has no {lack}, which engine={engine} needs. {remedy}. (The cause: {text.splitlines()[0]})"
@@ -232,6 +234,9 @@ def speaks_of_missing_derivative(error: Exception) -> bool:
     return any(sign in str(error) for sign in _LACKS)
 
 
+_COMPILED = "a model compiled by torch.compile"
+
+
 def _operation(text: str) -> str:
     words = text.replace("Trying to use forward AD with ", "derivative for ").split()
     if "derivative" in words and words.index("derivative") + 2 < len(words):
@@ -241,7 +246,7 @@ def _operation(text: str) -> str:
     if "RNN" in text:
         return "cuDNN's RNN"
     if "aot_autograd" in text or "torch.compile" in text:
-        return "a model compiled by torch.compile"
+        return _COMPILED
     return "an operation of the model"
 
 

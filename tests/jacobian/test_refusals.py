@@ -1,0 +1,96 @@
+"""Refusals that no cell of the table in docs/compatibility.md has; what needs several processes is in test_parallel."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+import gradreg as gr
+
+
+class LosesItsGraph(nn.Module):
+    """As scripted models do: from the second run on, what it returns has no graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.runs = nn.Linear(4, 3), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.runs += 1
+        z = torch.tanh(self.layer(x))
+        return z if self.runs == 1 else z.detach()
+
+
+def test_a_second_run_without_a_graph_is_refused() -> None:
+    """The penalty would be right, and nothing would learn from it."""
+    message = r"lost its graph when it was run again.*torch.jit.*Use engine=gr.DoubleBackward\(\)"
+    with pytest.raises(gr.UnsupportedOperationError, match=message):
+        gr.SpectReg(0.1, engine=gr.FiniteDifference())(LosesItsGraph(), torch.randn(5, 4))
+
+
+def test_frozen_models_and_measuring_without_gradients_are_no_lost_graphs() -> None:
+    frozen = nn.Linear(4, 3).requires_grad_(False)
+    penalty = gr.SpectReg(0.1, engine=gr.FiniteDifference())
+    assert penalty(frozen, torch.randn(5, 4)) > 0
+    with torch.no_grad():
+        assert penalty(nn.Linear(4, 3), torch.randn(5, 4)) > 0
+
+
+def test_a_model_that_forward_mode_cannot_follow() -> None:
+    class Marks(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(input).requires_grad_()
+
+    message = r"cannot follow, which engine=ForwardMode\(\) needs. Use engine=gr.DoubleBackward\(\) or.*requires_grad_"
+    with pytest.raises(gr.UnsupportedOperationError, match=message):
+        gr.SpectReg(0.1, engine=gr.ForwardMode())(Marks(4, 3), torch.randn(5, 4))
+
+
+@pytest.mark.parametrize("x", [torch.randn(5, 4).double(), gr.Args(torch.randn(5, 4).double())], ids=["tensor", "args"])
+def test_inputs_of_another_precision_get_a_note(x: Tensor | gr.Args) -> None:
+    with pytest.raises(RuntimeError) as caught:
+        gr.SpectReg(0.1)(nn.Linear(4, 3), x)
+    (note,) = caught.value.__notes__
+    assert "these are torch.float64, the parameters torch.float32. Write x.to(torch.float32), or model.to" in note
+
+
+def test_other_errors_of_a_model_get_no_note() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        gr.SpectReg(0.1)(nn.Linear(4, 3), torch.randn(5, 7))
+    assert not hasattr(caught.value, "__notes__")
+
+
+def test_a_loss_that_gets_an_object_says_how_to_reach_its_tensor() -> None:
+    @dataclass
+    class Answer:
+        logits: Tensor
+
+    layer = nn.Linear(4, 3)
+    objective = gr.Objective(cross_entropy, gr.SpectReg(0.1, target=lambda out: out.logits))
+    with pytest.raises(TypeError) as caught:
+        objective(lambda x: Answer(layer(x)), torch.randn(5, 4), torch.zeros(5).long())
+    assert any("lambda outputs, y: cross_entropy(outputs.logits, y)" in note for note in caught.value.__notes__)
+
+
+class PartlyCompiled(nn.Linear):
+    """Compiles a function of its own, which cannot be seen from outside."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 3)
+        self.part = torch.compile(lambda x: torch.tanh(nn.functional.linear(x, self.weight)), backend="aot_eager")
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.part(input)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch.compile looks at it
+def test_a_compiled_part_of_a_model_keeps_its_own_operations() -> None:
+    """Its graph would otherwise be traced through gradreg's exchanges."""
+    torch.manual_seed(1)
+    model, x = PartlyCompiled().double(), torch.randn(5, 4, dtype=torch.float64)
+    plain = gr.FrobReg(0.1)(lambda x: torch.tanh(x @ model.weight.T), x)
+    torch.testing.assert_close(gr.FrobReg(0.1, engine=gr.ForwardMode())(model, x), plain, rtol=1e-9, atol=0)
+    with pytest.raises(gr.UnsupportedOperationError, match=r"compiled by torch.compile .* gr.CompiledObjective"):
+        gr.FrobReg(0.1)(model, x)

@@ -29,7 +29,7 @@ EXTRAS = {
 # below its own, and from its own folder as long as that makes no circle; not from a neighbour in the same layer. The
 # lowest layer counts as one folder.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("gradreg._checks", "gradreg._random", "gradreg._tree", "gradreg._types"),
+    ("gradreg._checks", "gradreg._peak", "gradreg._random", "gradreg._timing", "gradreg._tree", "gradreg._types"),
     ("gradreg.jacobian", "gradreg.models", "gradreg.data", "gradreg.convert"),
     ("gradreg.penalties", "gradreg.metrics"),
     ("gradreg.objective",),

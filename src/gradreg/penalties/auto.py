@@ -1,0 +1,77 @@
+"""`engine="auto"`: the first engine that works, found at a penalty's first batch."""
+
+import logging
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from gradreg._checks import UnsupportedOperationError
+from gradreg._types import Parts
+from gradreg.jacobian.engine import DoubleBackward, Engine, FiniteDifference, ForwardMode
+from gradreg.jacobian.linearization import Linearization
+from gradreg.jacobian.magnitude import Magnitude
+
+ENGINES: tuple[Engine, ...] = (DoubleBackward(), ForwardMode(), FiniteDifference())
+"""All engines in the order in which they are to be preferred: exact ones first."""
+
+_log = logging.getLogger("gradreg")
+
+
+class Auto(Engine):
+    """In the place of an engine until one is chosen; copies of a penalty share it, so that they choose once.
+
+    Attributes:
+        chosen: the engine, once there is one.
+    """
+
+    def __init__(self) -> None:
+        self.chosen: Engine | None = None
+
+    repeats = True
+
+    def choose(self, attempt: Callable[[Engine], None], what: str) -> None:
+        """Chooses the first engine with which an attempt succeeds, and logs which and why.
+
+        Args:
+            attempt: ``attempt(engine)`` raises where the engine does not work.
+            what: the penalty and the model, in words.
+
+        Raises:
+            UnsupportedOperationError: none works.
+            Exception: what the first engine raised, where that is no missing derivative.
+        """
+        failures: list[str] = []
+        for engine in ENGINES:
+            try:
+                attempt(engine)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:
+                if not failures and not isinstance(error, UnsupportedOperationError):
+                    raise
+                failures.append(f"{type(engine).__name__}: {error}")
+                continue
+            self.chosen = engine
+            exact = not isinstance(engine, FiniteDifference)
+            why = "exact" if exact else "not exact, least of all on nets with kinks (docs/engines.md)"
+            level = logging.INFO if exact else logging.WARNING
+            _log.log(level, "%s: engine='auto' chose %r: %s%s", what, engine, why, "".join(f"; {f}" for f in failures))
+            return
+        raise UnsupportedOperationError(f"{what}: engine='auto' found no engine that works. {' '.join(failures)}")
+
+    def measure_row(self, at: Linearization, row: Tensor, magnitude: Magnitude, given: Parts | None) -> Tensor:
+        """By the chosen engine."""
+        return self._decided.measure_row(at, row, magnitude, given)
+
+    def column(self, at: Linearization, direction: Parts) -> Tensor:
+        """By the chosen engine."""
+        return self._decided.column(at, direction)
+
+    @property
+    def _decided(self) -> Engine:
+        assert self.chosen is not None, "engine='auto' has not chosen yet"
+        return self.chosen
+
+    def __repr__(self) -> str:
+        return "'auto'"

@@ -41,7 +41,7 @@ class Auto(Engine):
             UnsupportedOperationError: none works.
             Exception: what the first engine raised, where that is no missing derivative.
         """
-        failures: list[str] = []
+        failures: dict[str, Exception] = {}
         for engine in ENGINES:
             try:
                 attempt(engine)
@@ -50,15 +50,22 @@ class Auto(Engine):
             except Exception as error:
                 if not failures and not isinstance(error, UnsupportedOperationError):
                     raise
-                failures.append(f"{type(engine).__name__}: {error}")
+                failures[type(engine).__name__] = error
                 continue
             self.chosen = engine
             exact = not isinstance(engine, FiniteDifference)
-            why = "exact" if exact else "not exact, least of all on nets with kinks (docs/engines.md)"
-            level = logging.INFO if exact else logging.WARNING
-            _log.log(level, "%s: engine='auto' chose %r: %s%s", what, engine, why, "".join(f"; {f}" for f in failures))
+            why = ["it is exact" if exact else "it is not exact, least of all on nets with kinks; see gradreg.probe"]
+            why += [f"{name} fails: {str(e.__cause__ or e).partition(chr(10))[0]}" for name, e in failures.items()]
+            _log.log(
+                logging.INFO if exact else logging.WARNING,
+                "%s: engine='auto' chose %s(): %s",
+                what,
+                type(engine).__name__,
+                "; ".join(why),
+            )
             return
-        raise UnsupportedOperationError(f"{what}: engine='auto' found no engine that works. {' '.join(failures)}")
+        reasons = " ".join(f"{name}: {error}" for name, error in failures.items())
+        raise UnsupportedOperationError(f"{what}: engine='auto' found no engine that works. {reasons}")
 
     def measure_row(self, at: Linearization, row: Tensor, magnitude: Magnitude, given: Parts | None) -> Tensor:
         """By the chosen engine."""

@@ -13,7 +13,7 @@ from torch.autograd import Function
 
 from gradreg import _checks, _random
 from gradreg._types import Parts
-from gradreg.jacobian._composed import graph, refuse_wrong_rules
+from gradreg.jacobian._composed import graph, refuse_marked, refuse_wrong_rules
 from gradreg.jacobian.engine import DoubleBackward, Engine, ForwardMode
 from gradreg.jacobian.forward import attached
 from gradreg.jacobian.linearization import Linearization
@@ -280,10 +280,7 @@ def _differentiate(values: Tensor, at: Linearization, penalty: JacobianPenalty) 
         leaves += [parameter for parameter in owner.parameters() if parameter.requires_grad]
     value = values.sum()
     torch.autograd.grad(value, leaves, retain_graph=True, allow_unused=True)
-    # autograd.grad walks around such a function's error, backward() does not.
-    if any(node.name().endswith("::Error") for node in graph(value)):
-        marked = sorted({name for node in graph(at.z) if (name := _once_differentiable(node))})
-        raise RuntimeError(f"{' and '.join(marked) or 'an autograd.Function'} is marked @once_differentiable")
+    refuse_marked(value, at.z)
 
 
 def _check_repetition(at: Linearization, *, tangents: bool) -> None:
@@ -299,14 +296,6 @@ def _check_repetition(at: Linearization, *, tangents: bool) -> None:
             f"{(z - again).abs().max():.2g}), so it keeps a state that gradreg cannot put back: a counter in forward, "
             "random numbers of its own. Call model.eval(), or use engine=gr.DoubleBackward(), which runs it once."
         )
-
-
-def _once_differentiable(node: Any) -> str | None:
-    """The name of the autograd.Function behind a node, where its backward cannot be differentiated."""
-    function = getattr(node, "_forward_cls", None)
-    if function is None or not hasattr(function.backward, "__wrapped__"):
-        return None
-    return function.__name__
 
 
 def _without_jvp(node: Any) -> str | None:

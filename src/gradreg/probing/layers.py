@@ -1,0 +1,130 @@
+"""Which layers of a model have a fault: each call of a submodule is looked at by itself."""
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gradreg import _checks, _tree
+from gradreg.jacobian._composed import SecondRun, refuse_marked
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of a submodule within one run of the model.
+
+    Attributes:
+        name: as in ``model.named_modules()``; empty for the model itself.
+        module: the submodule.
+        inputs: its arguments.
+        outputs: what it returned.
+    """
+
+    name: str
+    module: nn.Module
+    inputs: _tree.Args
+    outputs: Any
+
+
+@contextmanager
+def recorded(model: nn.Module) -> Iterator[list[Call]]:
+    """Collects the calls of all submodules; those within another come before it."""
+    calls: list[Call] = []
+    handles = []
+    for name, module in model.named_modules():
+
+        def note(module: nn.Module, args: Any, kwargs: Any, outputs: Any, name: str = name) -> None:
+            calls.append(Call(name, module, _tree.Args(*args, **kwargs), outputs))
+
+        handles.append(module.register_forward_hook(note, with_kwargs=True))
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def blamed(calls: Sequence[Call], fails: Callable[[Call], bool]) -> tuple[str, ...]:
+    """The names of the innermost submodules that fail; the empty name is the model's own ``forward``.
+
+    Args:
+        calls: as recorded.
+        fails: whether a call has the fault.
+    """
+    found: list[str] = []
+    for call in calls:
+        within = f"{call.name}." if call.name else ""
+        if not any(name == call.name or name.startswith(within) for name in found) and fails(call):
+            found.append(call.name)
+    return tuple(found)
+
+
+def listed(names: Sequence[str], most: int = 6) -> str:
+    """Names of submodules in words, shortened."""
+    words = [name or "the model's own forward" for name in names[:most]]
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(words) + more
+
+
+def lacks_double_backward(call: Call) -> bool:
+    """Whether a call cannot be differentiated twice, within the graph of the run that was recorded."""
+    inputs, outputs = _differentiable(call.inputs), _differentiable(call.outputs)
+    if not inputs or not outputs:
+        return False
+    parameters = [parameter for parameter in call.module.parameters() if parameter.requires_grad]
+
+    def attempt() -> bool:
+        rows = [torch.randn_like(output) for output in outputs]
+        found = torch.autograd.grad(outputs, inputs, rows, create_graph=True, allow_unused=True)
+        squares = [g.square().sum() for g in found if g is not None and g.requires_grad]
+        if not squares:
+            return False
+        value = torch.stack(squares).sum()
+        torch.autograd.grad(value, [*inputs, *parameters], retain_graph=True, allow_unused=True)
+        refuse_marked(value, outputs[0])
+        return False
+
+    return _fails(attempt)
+
+
+def lacks_forward_mode(call: Call) -> bool:
+    """Whether a call, made again, cannot carry tangents, or these cannot be differentiated."""
+    parameters = [parameter for parameter in call.module.parameters() if parameter.requires_grad]
+
+    def moved(distance: Tensor) -> tuple[Tensor, ...]:
+        def shifted(_: str, tensor: Tensor) -> Tensor:
+            return tensor.detach() + distance.to(tensor.dtype) if tensor.is_floating_point() else tensor
+
+        inputs = _tree.replace(call.inputs, shifted)
+        with SecondRun(tangents=True):
+            outputs = call.module(*inputs.args, **inputs.kwargs)
+        return tuple(tensor for _, tensor in _tree.tensors(outputs) if tensor.is_floating_point())
+
+    def attempt() -> bool:
+        device = next((tensor.device for _, tensor in _tree.tensors(call.inputs)), None)
+        zero = torch.zeros((), device=device)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r"`torch\.jit\.script`", category=DeprecationWarning)
+            tangents: Any = torch.func.jvp(moved, (zero,), (torch.ones_like(zero),))[1]
+        squares = [tangent.square().sum() for tangent in tangents if tangent.requires_grad]
+        if squares and parameters:
+            torch.autograd.grad(torch.stack(squares).sum(), parameters, allow_unused=True)
+        return False
+
+    return _fails(attempt)
+
+
+def _differentiable(tree: Any) -> list[Tensor]:
+    return [tensor for _, tensor in _tree.tensors(tree) if tensor.is_floating_point() and tensor.requires_grad]
+
+
+def _fails(attempt: Callable[[], bool]) -> bool:
+    """What an attempt finds, or whether it stops for want of a derivative; other errors tell nothing."""
+    try:
+        return attempt()
+    except Exception as error:
+        return _checks.speaks_of_missing_derivative(error)

@@ -34,7 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("gradreg.penalties", "gradreg.metrics"),
     ("gradreg.objective",),
     ("gradreg._traced",),
-    ("gradreg.compiled",),
+    ("gradreg.compiled", "gradreg.probing"),
     ("gradreg",),  # the public names: the package's __init__ alone
     ("gradreg.study",),
     ("gradreg.studies",),
@@ -224,6 +224,7 @@ def test_importing_gradreg_brings_nothing_until_a_name_is_used_and_then_torch_al
     assert {name for name in brought if name.startswith("gradreg.")} == closure("gradreg") - {"gradreg"} | {
         "gradreg.jacobian",
         "gradreg.penalties",
+        "gradreg.probing",
     }
 
 

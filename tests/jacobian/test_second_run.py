@@ -199,6 +199,64 @@ def test_buffers_are_as_in_the_first_run_and_then_as_after_it(make: Callable[[],
     assert_equal(found[0], found[1], 1e-6)
 
 
+RANDOM: dict[str, Callable[[Tensor], Tensor]] = {
+    "dropout": F.dropout,
+    "dropout of a permuted tensor": lambda h: F.dropout(h.mT).mT,
+    "dropout in place": lambda h: F.dropout(h * 1, 0.3, inplace=True),
+    "dropout of everything": lambda h: F.dropout(h, 1.0) + h,
+    "dropout behind the norm of a permuted tensor": lambda h: F.dropout(F.layer_norm(h.transpose(0, 1), (8,))).sin()[0],
+    "dropout of channels": F.dropout1d,
+    "attention": lambda h: F.scaled_dot_product_attention(h, h, h, dropout_p=0.4),
+}
+
+
+@pytest.mark.parametrize("engine", AGAIN, ids=["forward", "difference"])
+@pytest.mark.parametrize("name", RANDOM)
+def test_a_second_run_has_the_mask_of_the_first(name: str, engine: gr.Engine) -> None:
+    model, x = Between(RANDOM[name]).double(), torch.randn(2, 3, 8, dtype=torch.float64)
+    found = []
+    for each in (engine, gr.DoubleBackward()):
+        torch.manual_seed(9)
+        found.append(penalty(each, model, x))
+    assert_equal(found[0], found[1], 1e-6)
+
+
+@pytest.mark.parametrize("engine", AGAIN, ids=["forward", "difference"])
+def test_dropout_with_the_channels_last(engine: gr.Engine) -> None:
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Dropout(0.3), nn.Tanh(), nn.Flatten(), nn.Linear(144, 3)).double()
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)[:, :1].contiguous(memory_format=torch.channels_last)
+    model, found = model.to(memory_format=torch.channels_last), []  # type: ignore[call-overload]
+    for each in (engine, gr.DoubleBackward()):
+        torch.manual_seed(9)
+        found.append(penalty(each, model, x))
+    assert_equal(found[0], found[1], 1e-6)
+
+
+def test_another_mask_within_forward_mode_is_refused_at_the_first_call() -> None:
+    """torch fills the mask of an alpha dropout in the order of rows there, in that of the memory elsewhere."""
+    model, x = Between(lambda h: F.alpha_dropout(h.mT, training=True).mT).double(), torch.randn(2, 3, 8).double()
+    with pytest.raises(ValueError, match=r"something else when it is run again .* use engine=gr.DoubleBackward"):
+        penalty(gr.ForwardMode(), model, x)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_forward_mode_through_recurrent_layers_in_float32(kind: type[nn.Module]) -> None:
+    """oneDNN's LSTM has no forward-mode rule; the setting is as before afterwards."""
+    torch.manual_seed(1)
+    model, x = nn.Sequential(kind(4, 5, batch_first=True), Last(), nn.Linear(5, 2)), torch.randn(3, 6, 4)
+    expected = penalty(gr.DoubleBackward(), model, x)
+    assert torch.backends.mkldnn.enabled
+    assert_equal(penalty(gr.ForwardMode(), model, x), expected, 1e-5)
+    assert torch.backends.mkldnn.enabled
+    assert torch.backends.cudnn.enabled
+
+
+class Last(nn.Module):
+    def forward(self, found: tuple[Tensor, Any]) -> Tensor:
+        return found[0][:, -1]
+
+
 @pytest.mark.parametrize("engine", AGAIN, ids=["forward", "difference"])
 def test_a_state_that_cannot_be_put_back_is_refused_at_the_first_call(engine: gr.Engine) -> None:
     class Python(nn.Module):

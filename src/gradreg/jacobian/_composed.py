@@ -4,15 +4,20 @@ torch's forward-mode rules of some operations forget the graph of what they save
 norm, factors of a matrix): the tangent is right and its parameter gradient is silently wrong (torch 2.13). A layer norm
 and an instance norm are therefore composed of simpler operations; what is left of such operations (the others, or a
 layer norm within a scripted module) is found in the graph of a run and refused. Batch normalization called as a
-function has no place to keep its statistics in, so no second run can hold them fixed.
+function has no place to keep its statistics in, so no second run can hold them fixed. Within forward mode torch fills
+the mask of a dropout in the order of rows, elsewhere in that of the memory: for permuted inputs and channels_last these
+are two masks, so the mask is drawn outside of it. The LSTM of oneDNN and the recurrent layers of cuDNN have no
+forward-mode rule; torch's own have.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.overrides import TorchFunctionMode
 
 from gradreg._checks import UnsupportedOperationError
@@ -34,6 +39,8 @@ class SecondRun(TorchFunctionMode):
     ) -> Any:
         """Exchanges or refuses an operation."""
         kwargs = kwargs or {}
+        if torch.compiler.is_compiling():  # a compiled part keeps its own operations
+            return func(*args, **kwargs)
         if func is F.batch_norm and _training(*args, **kwargs):
             raise UnsupportedOperationError(
                 "the model calls batch_norm as a function with the statistics of the batch, which a second run cannot "
@@ -41,7 +48,8 @@ class SecondRun(TorchFunctionMode):
             )
         if self.tangents:
             func = _COMPOSED.get(func, func)
-        return func(*args, **kwargs)
+        with _without_libraries() if self.tangents and func in _RECURRENT else nullcontext():
+            return func(*args, **kwargs)
 
 
 def graph(value: Tensor) -> Iterator[Any]:
@@ -99,6 +107,19 @@ def _once_differentiable(node: Any) -> str | None:
     return function.__name__
 
 
+@contextmanager
+def _without_libraries() -> Iterator[None]:
+    """Recurrent layers by torch's own operations."""
+    before = torch._C._get_mkldnn_enabled(), torch._C._get_cudnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
+    torch._C._set_cudnn_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(before[0])
+        torch._C._set_cudnn_enabled(before[1])
+
+
 def _training(
     input: Tensor, running_mean: Any, running_var: Any, weight: Any = None, bias: Any = None, training: bool = False,
     *_: Any, **__: Any,
@@ -126,11 +147,27 @@ def _instance_norm(
     return y if bias is None else y + bias.reshape(shape)
 
 
+def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    if not training or p == 0:
+        return input
+    with temporarily_clear_interpreter_stack():
+        mask = torch.empty_strided(input.shape, input.stride(), dtype=input.dtype, device=input.device).fill_(1)
+        mask = F.dropout(mask, p)
+    return input.mul_(mask) if inplace else input * mask
+
+
 def _normalized(x: Tensor, over: range, eps: float) -> Tensor:
+    x = x.contiguous()  # as torch's own are; a dropout behind it fills its mask in that order
     variance, mean = torch.var_mean(x, list(over), correction=0, keepdim=True)
     return (x - mean) * torch.rsqrt(variance + eps)
 
 
-_COMPOSED = {F.layer_norm: _layer_norm, torch.layer_norm: _layer_norm, F.instance_norm: _instance_norm}
+_COMPOSED = {
+    F.layer_norm: _layer_norm,
+    torch.layer_norm: _layer_norm,
+    F.instance_norm: _instance_norm,
+    F.dropout: _dropout,
+}
+_RECURRENT = frozenset({torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu})
 _WRONG = frozenset({"NativeLayerNorm", "LinalgSolveEx", "LinalgDet", "LinalgSlogdet"})
 _BATCH_NORMS = frozenset({"NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm"})

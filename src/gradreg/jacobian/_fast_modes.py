@@ -72,6 +72,8 @@ class FastDerivatives(TorchFunctionMode):
     ) -> Any:
         """Exchanges an operation, where that is possible."""
         kwargs = kwargs or {}
+        if torch.compiler.is_compiling():  # a compiled part keeps its own operations
+            return func(*args, **kwargs)
         exchange = _EXCHANGES.get(func)
         if exchange is not None and _exchangeable(args[0] if args else kwargs.get("input")):
             found = exchange(self.phase, *args, **kwargs)

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from gradreg import _checks
 from gradreg._types import Parts
+from gradreg.jacobian._refusals import translated
 from gradreg.jacobian.forward import shift
 from gradreg.jacobian.linearization import Linearization, dot
 from gradreg.jacobian.magnitude import Magnitude, along, norms, wide
@@ -52,6 +53,8 @@ class Engine(ABC):
             error: torch's.
             suspects: operations that are known to lack what the engine needs, for an error that names none.
         """
+        if (known := translated(error, f"{type(self).__name__}()")) is not None:
+            return known
         if isinstance(error, _checks.UnsupportedOperationError) or not _checks.speaks_of_missing_derivative(error):
             return error
         return _checks.unsupported(error, f"{type(self).__name__}()", self._others(), suspects)
@@ -112,6 +115,10 @@ class ForwardMode(Engine):
 
     def column(self, at: Linearization, direction: Parts) -> Tensor:
         """The tangent of z when the site's tangent is the direction."""
+        return self.along(at, direction)[1]
+
+    def along(self, at: Linearization, direction: Parts) -> tuple[Tensor, Tensor]:
+        """z of a run that carries the direction as a tangent, and the tangent of z."""
 
         def moved(distance: Tensor) -> Tensor:
             return at.elsewhere(lambda x, v: x + distance.to(v.dtype) * v, direction, tangents=True).z
@@ -122,7 +129,7 @@ class ForwardMode(Engine):
         with warnings.catch_warnings():
             # torch's own rules are compiled at the first call with a function that torch deprecates.
             warnings.filterwarnings("ignore", message=r"`torch\.jit\.script`", category=DeprecationWarning)
-            return torch.func.jvp(moved, (zero,), (torch.ones_like(zero),))[1]
+            return torch.func.jvp(moved, (zero,), (torch.ones_like(zero),))  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from gradreg import _checks, _random, _tree
 from gradreg._types import InputTree, Model, Parts
 from gradreg.jacobian import site as sites
 from gradreg.jacobian._composed import SecondRun
 from gradreg.jacobian._fast_modes import FastDerivatives, Phase, mark_private, suits
+from gradreg.jacobian._refusals import note_on_dtypes, refuse_static_graph
 from gradreg.jacobian._replay import Replay
 from gradreg.jacobian._state import LayerState
 
@@ -78,6 +80,8 @@ class ForwardPass:
                 stack.enter_context(FastDerivatives(self.phase))
             self._activations = stack.enter_context(self._watch())
             self.outputs = _call(model, _tree.replace(x, differentiable))
+        if wanted:
+            refuse_static_graph(model, self.outputs)
         self._leaves = leaves
         self.batch = self._batch_size()
 
@@ -127,7 +131,7 @@ class ForwardPass:
                 assert isinstance(site, sites.Hidden)
                 x = self.x
                 stack.enter_context(self._replacing(site, changed, change, direction))
-            outputs = _call(self.model, x)
+            outputs = _call(_within(self.model) if tangents else self.model, x)
         return outputs, changed
 
     def _batch_size(self) -> int:
@@ -188,10 +192,11 @@ def attached(tensor: Tensor, _: Tensor | None = None) -> Tensor:
 
 
 def _call(model: Model, x: InputTree) -> Any:
-    if isinstance(x, _tree.Args):
-        return model(*x.args, **x.kwargs)
     try:
-        return model(x)
+        return model(*x.args, **x.kwargs) if isinstance(x, _tree.Args) else model(x)
+    except RuntimeError as error:
+        note_on_dtypes(error, model, x)
+        raise
     except TypeError as error:
         if isinstance(x, (tuple, list, dict)) and "argument" in str(error):
             stars = "**x" if isinstance(x, dict) else "*x"
@@ -200,6 +205,16 @@ def _call(model: Model, x: InputTree) -> Any:
                 f"arguments pass gr.Args({stars})."
             )
         raise
+
+
+def _within(model: Model) -> Model:
+    """What forward mode can run: DistributedDataParallel looks for unused parameters in a function without tangents.
+
+    The first run has looked for them already.
+    """
+    if isinstance(model, DistributedDataParallel) and model.find_unused_parameters:
+        return model.module
+    return model
 
 
 def _find(model: Model, hidden: list[sites.Hidden]) -> dict[str, nn.Module]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gradreg import _checks
 from gradreg._types import Labels, Parts
+from gradreg.jacobian._refusals import refuse_lost_graph, refuse_sharded
 from gradreg.jacobian._state import normalizes_batches
 from gradreg.jacobian.forward import Change, ForwardPass, attached
 from gradreg.jacobian.magnitude import flat, wide
@@ -79,6 +80,8 @@ class Linearization:
         Raises:
             ValueError: z does not depend on the site.
         """
+        if create_graph and self.forward is not None:
+            refuse_sharded(self.forward.model, tangents=False)
         found: tuple[Tensor | None, ...] = (None,)
         if self.z.requires_grad:
             with self.of_rows():
@@ -101,8 +104,12 @@ class Linearization:
     def elsewhere(self, change: Change, direction: Parts, *, tangents: bool = False) -> "Linearization":
         """The same function run again with the site's tensors changed; see `ForwardPass.again`."""
         assert self.forward is not None
+        if tangents:
+            refuse_sharded(self.forward.model, tangents=True)
         outputs, tensors = self.forward.again(self.site, change, direction, tangents=tangents)
         z = _checked_target(self.target, outputs, self.y, self.batch)
+        if not tangents:  # within forward mode a tensor does not show its graph
+            refuse_lost_graph(self.z, z, self.tensors)
         return replace(self, z=z, tensors=tensors, outputs=outputs)
 
     @cached_property
@@ -132,5 +139,6 @@ def _checked_target(target: Target, outputs: Any, y: Labels, batch: int) -> Tens
         "batch, and keep it in the first dimension.",
     )
     if not z.is_floating_point():
-        raise TypeError(f"the target has dtype {z.dtype}; expected floating-point outputs, such as logits.")
+        real = " For complex outputs: target=lambda z: torch.view_as_real(z)." if z.is_complex() else ""
+        raise TypeError(f"the target has dtype {z.dtype}; expected floating-point outputs, such as logits.{real}")
     return z

@@ -210,6 +210,14 @@ def call_loss(function: LossFunction, outputs: Any, y: Labels, name: str | None 
         return function(outputs, y)
     except torch.OutOfMemoryError:
         raise
+    except TypeError as error:
+        if not isinstance(outputs, Tensor):
+            error.add_note(
+                f"gradreg calls the loss {name} with what the model returned, {type(outputs).__name__}. Say which "
+                f"tensor you mean: lambda outputs, y: {name}(outputs.logits, y), or outputs.loss where the model "
+                "computes it."
+            )
+        raise
     except (RuntimeError, ValueError, IndexError) as error:
         raise ValueError(
             f"the loss {name} failed on {_checks.shapes(outputs, y)}: {error}. For cross_entropy write class indices "

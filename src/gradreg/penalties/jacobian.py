@@ -273,7 +273,7 @@ def _rehearse(values: Tensor, at: Linearization, penalty: JacobianPenalty) -> No
 def _differentiate(values: Tensor, at: Linearization, penalty: JacobianPenalty) -> None:
     """Differentiates the values once, and looks for what goes wrong without an error of torch's."""
     if penalty.engine.repeats:
-        _check_repetition(at, tangents=isinstance(penalty.engine, ForwardMode))
+        _check_repetition(at, penalty.engine)
     owner = _owner(at.forward.model) if at.forward is not None else _Outputs
     leaves = list(at.tensors)
     if isinstance(owner, torch.nn.Module):
@@ -283,11 +283,14 @@ def _differentiate(values: Tensor, at: Linearization, penalty: JacobianPenalty) 
     refuse_marked(value, at.z)
 
 
-def _check_repetition(at: Linearization, *, tangents: bool) -> None:
+def _check_repetition(at: Linearization, engine: Engine) -> None:
     """Runs the model once more, unchanged: what comes out otherwise would be divided by a small step."""
+    tangents = isinstance(engine, ForwardMode)
     repeated = at.elsewhere(attached, at.tensors, tangents=tangents).z
     if tangents:
         refuse_wrong_rules(repeated, at.z)
+        # Within forward mode torch may draw other random numbers.
+        repeated = engine.along(at, [torch.zeros_like(tensor) for tensor in at.tensors])[0]
     z, again = wide(at.z.detach()), wide(repeated.detach())
     tolerance = 10 * torch.finfo(at.z.dtype).eps ** 0.5 * max(z.abs().max().item(), 1e-30)
     if not torch.allclose(z, again, rtol=0, atol=tolerance, equal_nan=True):

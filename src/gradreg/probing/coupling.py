@@ -47,8 +47,15 @@ class Coupling:
         )
 
 
-def measure_coupling(model: nn.Module, x: InputTree, y: Labels, target: Target, site: Site) -> Coupling:
-    """Differentiates the targets of single examples by the whole batch."""
+def measure_coupling(
+    model: nn.Module, x: InputTree, y: Labels, target: Target, site: Site, *, rows: int = ROWS
+) -> Coupling:
+    """Differentiates the targets of single examples by the whole batch.
+
+    Args:
+        model, x, y, target, site: see `gradreg.probe`.
+        rows: how many random rows are drawn for each example.
+    """
     with recorded(model) as calls:
         forward = ForwardPass(model, x, [site], fast=False)
     at = Linearization.of_pass(forward, target, y, site)
@@ -57,7 +64,7 @@ def measure_coupling(model: nn.Module, x: InputTree, y: Labels, target: Target, 
     generator = _random.generator_for(0, "coupling")
     own = others = 0.0
     for example in range(min(EXAMPLES, at.batch)):
-        for _ in range(ROWS):
+        for _ in range(rows):
             row = torch.zeros_like(at.z)
             row[example] = _random.normal(at.z.shape[1:], at.z, generator)
             squares = norms(at.gradient(row)).double().square()

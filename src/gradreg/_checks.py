@@ -218,7 +218,7 @@ def unsupported(error: Exception, engine: str, others: str, suspects: Sequence[s
         suspects: the model's operations that are known to lack what is needed, for an error that names none.
     """
     text = str(error)
-    operation = _operation(text) or " and ".join(suspects) or "an operation of the model"
+    operation = operation_in(text) or " and ".join(suspects) or "an operation of the model"
     remedy = f"Use {others}"
     if "attention" in operation:
         remedy += (
@@ -259,7 +259,8 @@ def speaks_of_missing_derivative(error: Exception) -> bool:
 _COMPILED = "a model compiled by torch.compile"
 
 
-def _operation(text: str) -> str | None:
+def operation_in(text: str) -> str | None:
+    """The operation that an error of torch names; None if it names none."""
     words = text.replace("Trying to use forward AD with ", "derivative for ").split()
     if "derivative" in words and words.index("derivative") + 2 < len(words):
         return words[words.index("derivative") + 2].strip("'\"")

@@ -154,6 +154,13 @@ def test_a_fault_in_the_models_own_forward() -> None:
     assert "ForwardMode() does not work, in the model's own forward: Untold" in str(report).replace("\n ", "")
 
 
+def test_layers_that_could_have_failed_are_not_blamed() -> None:
+    layers = [nn.Linear(6, 6), nn.BatchNorm1d(6), Applied(Untold), nn.Tanh(), Applied(Untold), nn.BatchNorm1d(6)]
+    report = gr.probe(nn.Sequential(*layers, Sampled()), torch.randn(8, 6), repeats=0)
+    assert failure(report, "ForwardMode").operation == "Untold"
+    assert failure(report, "ForwardMode").layers == ("2", "4")
+
+
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch.compile looks at it
 def test_a_compiled_model() -> None:
     model = torch.compile(nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)), backend="aot_eager")

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from gradreg import _checks, _tree
 from gradreg.jacobian._composed import SecondRun, refuse_marked
@@ -48,17 +49,31 @@ def recorded(model: nn.Module) -> Iterator[list[Call]]:
             handle.remove()
 
 
-def blamed(calls: Sequence[Call], fails: Callable[[Call], bool]) -> tuple[str, ...]:
+Fault = Callable[[Call], bool]
+"""Whether a call has a fault; it may raise an error of torch about a missing derivative."""
+
+
+def blamed(calls: Sequence[Call], fails: Fault, operation: str | None = None) -> tuple[str, ...]:
     """The names of the innermost submodules that fail; the empty name is the model's own ``forward``.
 
     Args:
         calls: as recorded.
         fails: whether a call has the fault.
+        operation: what an error about a missing derivative must name to count, if it is not about an autograd.Function.
     """
+
+    def has_fault(call: Call) -> bool:
+        try:
+            return fails(call)
+        except Exception as error:  # others tell nothing
+            named = _checks.operation_in(str(error))
+            own = named is None and "autograd.Function" in str(error)
+            return _checks.speaks_of_missing_derivative(error) and (named == operation or own)
+
     found: list[str] = []
     for call in calls:
         within = f"{call.name}." if call.name else ""
-        if not any(name == call.name or name.startswith(within) for name in found) and fails(call):
+        if not any(name == call.name or name.startswith(within) for name in found) and has_fault(call):
             found.append(call.name)
     return tuple(found)
 
@@ -71,28 +86,29 @@ def listed(names: Sequence[str], most: int = 6) -> str:
 
 
 def lacks_double_backward(call: Call) -> bool:
-    """Whether a call cannot be differentiated twice, within the graph of the run that was recorded."""
+    """Raises torch's error if a call cannot be differentiated twice, within the graph of the run that was recorded."""
     inputs, outputs = _differentiable(call.inputs), _differentiable(call.outputs)
     if not inputs or not outputs:
         return False
     parameters = [parameter for parameter in call.module.parameters() if parameter.requires_grad]
-
-    def attempt() -> bool:
-        rows = [torch.randn_like(output) for output in outputs]
-        found = torch.autograd.grad(outputs, inputs, rows, create_graph=True, allow_unused=True)
-        squares = [g.square().sum() for g in found if g is not None and g.requires_grad]
-        if not squares:
-            return False
+    rows = [torch.randn_like(output) for output in outputs]
+    found = torch.autograd.grad(outputs, inputs, rows, create_graph=True, allow_unused=True)
+    squares = [g.square().sum() for g in found if g is not None and g.requires_grad]
+    if squares:
         value = torch.stack(squares).sum()
         torch.autograd.grad(value, [*inputs, *parameters], retain_graph=True, allow_unused=True)
         refuse_marked(value, outputs[0])
-        return False
-
-    return _fails(attempt)
+    return False
 
 
 def lacks_forward_mode(call: Call) -> bool:
-    """Whether a call, made again, cannot carry tangents, or these cannot be differentiated."""
+    """Raises torch's error if a call, made again, cannot carry tangents, or these cannot be differentiated.
+
+    Leaves batch normalization in evaluation mode.
+    """
+    for layer in call.module.modules():
+        if isinstance(layer, _BatchNorm):
+            layer.training = False  # running averages cannot be moved within forward mode
     parameters = [parameter for parameter in call.module.parameters() if parameter.requires_grad]
 
     def moved(distance: Tensor) -> tuple[Tensor, ...]:
@@ -104,27 +120,16 @@ def lacks_forward_mode(call: Call) -> bool:
             outputs = call.module(*inputs.args, **inputs.kwargs)
         return tuple(tensor for _, tensor in _tree.tensors(outputs) if tensor.is_floating_point())
 
-    def attempt() -> bool:
-        device = next((tensor.device for _, tensor in _tree.tensors(call.inputs)), None)
-        zero = torch.zeros((), device=device)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=r"`torch\.jit\.script`", category=DeprecationWarning)
-            tangents: Any = torch.func.jvp(moved, (zero,), (torch.ones_like(zero),))[1]
-        squares = [tangent.square().sum() for tangent in tangents if tangent.requires_grad]
-        if squares and parameters:
-            torch.autograd.grad(torch.stack(squares).sum(), parameters, allow_unused=True)
-        return False
-
-    return _fails(attempt)
+    device = next((tensor.device for _, tensor in _tree.tensors(call.inputs)), None)
+    zero = torch.zeros((), device=device)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"`torch\.jit\.script`", category=DeprecationWarning)
+        tangents: Any = torch.func.jvp(moved, (zero,), (torch.ones_like(zero),))[1]
+    squares = [tangent.square().sum() for tangent in tangents if tangent.requires_grad]
+    if squares and parameters:
+        torch.autograd.grad(torch.stack(squares).sum(), parameters, allow_unused=True)
+    return False
 
 
 def _differentiable(tree: Any) -> list[Tensor]:
     return [tensor for _, tensor in _tree.tensors(tree) if tensor.is_floating_point() and tensor.requires_grad]
-
-
-def _fails(attempt: Callable[[], bool]) -> bool:
-    """What an attempt finds, or whether it stops for want of a derivative; other errors tell nothing."""
-    try:
-        return attempt()
-    except Exception as error:
-        return _checks.speaks_of_missing_derivative(error)

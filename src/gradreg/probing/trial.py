@@ -20,7 +20,7 @@ from gradreg.jacobian.projection import Normal
 from gradreg.jacobian.site import Site
 from gradreg.jacobian.target import Target
 from gradreg.penalties.jacobian import JacobianPenalty
-from gradreg.probing.layers import Call, blamed, lacks_double_backward, lacks_forward_mode, recorded
+from gradreg.probing.layers import Fault, blamed, lacks_double_backward, lacks_forward_mode, recorded
 from gradreg.probing.untouched import untouched
 
 # Operations with kinks, by the beginnings of their names in a graph.
@@ -187,7 +187,7 @@ class Trials:
         if not isinstance(error, UnsupportedOperationError):
             return Failure(f"{type(error).__name__}: {error}")
         fault = lacks_forward_mode if isinstance(engine, ForwardMode) else lacks_double_backward
-        layers = () if isinstance(engine, FiniteDifference) else self._layers(fault)
+        layers = () if isinstance(engine, FiniteDifference) else self._layers(fault, error.operation)
         cause = None if error.__cause__ is None else str(error.__cause__).strip().partition("\n")[0]
         setting = self._setting_for(error.operation or "", engine)
         return Failure(str(error), error.operation, layers, cause, error.remedy, setting)
@@ -206,11 +206,11 @@ class Trials:
                 return written
         return None
 
-    def _layers(self, fault: Callable[[Call], bool]) -> tuple[str, ...]:
+    def _layers(self, fault: Fault, operation: str | None) -> tuple[str, ...]:
         with untouched(self.setting.model):
             with recorded(self.setting.model) as calls:
                 self.setting.linearize()
-            return blamed(calls, fault)
+            return blamed(calls, fault, operation)
 
 
 def _failure(words: str) -> Failure:

@@ -1,4 +1,4 @@
-"""Models and settings that penalties cannot serve: what is found beforehand, and what torch's errors about them mean."""
+"""What penalties cannot serve: what is found beforehand, and what torch's errors about it mean."""
 
 import sys
 from collections.abc import Iterator

@@ -174,6 +174,16 @@ def test_recurrent_layers_work() -> None:
     assert working(gr.probe(Recurrent(), torch.randn(4, 5, 5), repeats=0)) == NAMES
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_recurrent_layers_of_cudnn_work_within_a_setting() -> None:
+    report = gr.probe(Recurrent().cuda(), torch.randn(4, 5, 5, device="cuda"), repeats=1)
+    found = failure(report, "DoubleBackward")
+    assert found.layers == ("lstm",)
+    assert found.setting == "torch.backends.cudnn.flags(enabled=False)"
+    assert report.plain is not None
+    assert report.plain.peak_bytes > 0
+
+
 def test_batch_statistics_that_some_engines_hold_fixed_are_no_fault() -> None:
     model, x = net(nn.BatchNorm1d(6), 6), torch.randn(8, 6)
     report = gr.probe(model, x, repeats=0)

@@ -62,7 +62,7 @@ def probe(
         >>> report = gr.probe(model, x)
         >>> penalty = gr.SpectReg(0.03, engine=report.recommended)
 
-    Cost: some ten plain steps, and about ten more for each repeat.
+    Cost: some thirty plain steps, and up to twenty more for each repeat.
     """
     setting = _setting(model, x, y, as_target(target if target is not None else Logits()), site or Input(), repeats)
     with _checks.grad_enabled():

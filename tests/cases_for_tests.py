@@ -512,8 +512,7 @@ FUSED = (
 )
 REENTRANT = Refused("the model checkpoints activations with use_reentrant=True", "use_reentrant=False")
 WITH_TANGENTS = Refused(
-    "what is run again in the backward pass is not what engine=ForwardMode() ran there",
-    "Use engine=gr.DoubleBackward()",
+    "what is run again in the backward pass is not what engine=ForwardMode() ran there", "Use engine=gr.DoubleBackward()"
 )
 WITH_STATISTICS = Refused(
     "what is run again in the backward pass is not what engine=FiniteDifference() ran there: it carried tangents, or "

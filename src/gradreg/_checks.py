@@ -227,7 +227,7 @@ def unsupported(error: Exception, engine: str, others: str, suspects: Sequence[s
         )
     elif "cudnn" in operation.lower() and "rnn" in operation.lower():
         remedy += ", or run the RNN with cuDNN off: with torch.backends.cudnn.flags(enabled=False)"
-    elif operation == _COMPILED:
+    elif operation == COMPILED:
         remedy += ", or pass the module that is not compiled and compile the whole step: gr.CompiledObjective"
     elif "once_differentiable" in text:
         remedy += ", or write its backward in operations of torch, without @once_differentiable"
@@ -256,7 +256,7 @@ def speaks_of_missing_derivative(error: Exception) -> bool:
     return any(sign in str(error) for sign in _LACKS)
 
 
-_COMPILED = "a model compiled by torch.compile"
+COMPILED = "a model compiled by torch.compile"
 
 
 def operation_in(text: str) -> str | None:
@@ -269,7 +269,7 @@ def operation_in(text: str) -> str | None:
     if "RNN" in text:
         return "cuDNN's RNN"
     if "aot_autograd" in text or "torch.compile" in text:
-        return _COMPILED
+        return COMPILED
     return None
 
 

@@ -9,12 +9,14 @@ import torch.nn.functional as F
 from hard_models_for_tests import (
     Applied,
     Attention,
+    Bagged,
     Counting,
     Distances,
     MinusMean,
     Once,
     Recurrent,
     Sampled,
+    Transcribed,
     Untold,
     Words,
 )
@@ -116,11 +118,13 @@ def test_fused_attention_is_named_with_its_layer_and_what_helps() -> None:
     ("model", "works", "operations"),
     [
         (net(Distances(), 36), NAMES[2:], ["_cdist_backward", "_cdist_forward"]),
+        (net(Transcribed(), 3), NAMES[2:], ["aten::_ctc_loss_backward", "_ctc_loss"]),
+        (net(Bagged(), 6), NAMES[2:], ["_embedding_bag_backward", "_embedding_bag"]),
         (net(Sampled(), 3), [NAMES[0], NAMES[2]], [None, "grid_sampler_2d"]),
         (net(Applied(Once), 6), NAMES[1:], ["Once", None]),
         (net(Applied(Untold), 6), [NAMES[0], NAMES[2]], [None, "Untold"]),
     ],
-    ids=["cdist", "grid_sample", "once_differentiable", "no jvp"],
+    ids=["cdist", "ctc", "embedding_bag", "grid_sample", "once_differentiable", "no jvp"],
 )
 def test_operations_that_lack_a_derivative_are_named(
     model: nn.Module, works: list[str], operations: list[str | None]
@@ -162,12 +166,25 @@ def test_layers_that_could_have_failed_are_not_blamed() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch.compile looks at it
-def test_a_compiled_model() -> None:
-    model = torch.compile(nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)), backend="aot_eager")
+def test_a_compiled_model_stays_compiled() -> None:
+    class Own(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(input).tanh()
+
+    model, x = torch.compile(Own(6, 3), backend="aot_eager"), torch.randn(4, 6)
     assert isinstance(model, nn.Module)
-    found = failure(gr.probe(model, torch.randn(4, 6), repeats=0), "DoubleBackward")
-    assert found.operation == "a model compiled by torch.compile"
-    assert "pass the module that is not compiled and compile the whole step: gr.CompiledObjective" in found.message
+    report = gr.probe(model, x, repeats=1)
+    assert working(report) == ["FiniteDifference"]
+    for name in NAMES[:2]:
+        assert failure(report, name).operation == "a model compiled by torch.compile"
+        assert "pass the module that is not compiled and compile the whole step: gr.CompiledObj" in str(
+            failure(report, name).remedy
+        )
+    assert "engine=ForwardMode() was not tried: once forward mode has gone" in failure(report, "ForwardMode").message
+    penalty = gr.SpectReg(0.1, engine="auto")
+    penalty(model, x)
+    assert penalty.engine == gr.FiniteDifference()
+    assert model(x).grad_fn.name() == "CompiledFunctionBackward"
 
 
 def test_recurrent_layers_work() -> None:

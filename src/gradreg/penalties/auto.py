@@ -6,8 +6,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from gradreg._checks import UnsupportedOperationError
-from gradreg._types import Parts
+from gradreg._checks import COMPILED, UnsupportedOperationError
+from gradreg._types import Model, Parts
+from gradreg.jacobian._fast_modes import suits
 from gradreg.jacobian.engine import DoubleBackward, Engine, FiniteDifference, ForwardMode
 from gradreg.jacobian.linearization import Linearization
 from gradreg.jacobian.magnitude import Magnitude
@@ -16,6 +17,25 @@ ENGINES: tuple[Engine, ...] = (DoubleBackward(), ForwardMode(), FiniteDifference
 """All engines in the order in which they are to be preferred: exact ones first."""
 
 _log = logging.getLogger("gradreg")
+
+
+def refuse_to_unmake(engine: Engine, model: Model) -> None:
+    """Forward mode through a compiled model makes torch run its code uncompiled from then on, in the whole process.
+
+    Raises:
+        UnsupportedOperationError: this engine would do that; it is not to be tried.
+    """
+    if isinstance(engine, ForwardMode) and not suits(model):
+        remedy = (
+            "Use engine=gr.FiniteDifference(), or pass the module that is not compiled and compile the whole step: "
+            "gr.CompiledObjective"
+        )
+        raise UnsupportedOperationError(
+            "engine=ForwardMode() was not tried: once forward mode has gone through a model compiled by torch.compile, "
+            f"torch runs it uncompiled. {remedy}.",
+            COMPILED,
+            remedy,
+        )
 
 
 class Auto(Engine):

@@ -21,7 +21,7 @@ from gradreg.jacobian.magnitude import Magnitude, SquaredL2, wide
 from gradreg.jacobian.projection import Full, Projection
 from gradreg.jacobian.site import Input, Site, given_tensors
 from gradreg.jacobian.target import Logits, Target, as_target
-from gradreg.penalties.auto import Auto
+from gradreg.penalties.auto import Auto, refuse_to_unmake
 from gradreg.penalties.base import Penalty
 from gradreg.penalties.passes import Seen
 from gradreg.penalties.rows import bytes_held, mean_in_chunks
@@ -113,8 +113,9 @@ class JacobianPenalty(Penalty):
             _checks.labels_given(seen.y, type(self.projection).__name__)
         at = self._linearize(seen)
         if isinstance(self.engine, Auto):
-            model = "outputs" if at.forward is None else type(at.forward.model).__name__
-            self.engine.choose(lambda engine: self._attempt(engine, at, seen), f"{type(self).__name__} of {model}")
+            assert at.forward is not None, "penalties that may run the model again are called with the model"
+            what = f"{type(self).__name__} of {type(at.forward.model).__name__}"
+            self.engine.choose(lambda engine: self._attempt(engine, at, seen), what)
         with _explaining(self.engine, at):
             values = self._measure(at, seen)
             if values.requires_grad:
@@ -123,6 +124,8 @@ class JacobianPenalty(Penalty):
 
     def _attempt(self, engine: Engine, at: Linearization, seen: Seen) -> None:
         """Measures one row with an engine and differentiates that; no stream of random numbers moves."""
+        assert at.forward is not None
+        refuse_to_unmake(engine, at.forward.model)
         penalty = copy.copy(self)
         penalty._engine = engine
         reference = self.magnitude.reference(seen.x, seen.y)
@@ -221,9 +224,7 @@ def _as_engine(engine: Engine | Literal["auto"] | None) -> Engine:
         return DoubleBackward()
     if engine == "auto":
         return Auto()
-    if isinstance(engine, str):
-        raise ValueError(f"engine got {engine!r}; expected 'auto' or a gradreg Engine, as in engine=gr.ForwardMode().")
-    _checks.instance(engine, Engine, "engine", "gr.DoubleBackward()")
+    _checks.instance(engine, Engine, "engine", "gr.DoubleBackward() or engine='auto'")
     return engine
 
 

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from gradreg import _checks, _tree
 from gradreg.jacobian._composed import SecondRun, refuse_marked
+from gradreg.jacobian._fast_modes import suits
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,13 @@ class Call:
 
 @contextmanager
 def recorded(model: nn.Module) -> Iterator[list[Call]]:
-    """Collects the calls of all submodules; those within another come before it."""
+    """Collects the calls of all submodules; those within another come before it. Of a compiled model only its own.
+
+    Hooks within a compiled model would have it compiled anew.
+    """
     calls: list[Call] = []
     handles = []
-    for name, module in model.named_modules():
+    for name, module in model.named_modules() if suits(model) else [("", model)]:
 
         def note(module: nn.Module, args: Any, kwargs: Any, outputs: Any, name: str = name) -> None:
             calls.append(Call(name, module, _tree.Args(*args, **kwargs), outputs))
@@ -91,12 +95,12 @@ def lacks_double_backward(call: Call) -> bool:
     if not inputs or not outputs:
         return False
     parameters = [parameter for parameter in call.module.parameters() if parameter.requires_grad]
-    rows = [torch.randn_like(output) for output in outputs]
+    rows = [torch.randn_like(output, requires_grad=True) for output in outputs]  # what comes from behind has a graph
     found = torch.autograd.grad(outputs, inputs, rows, create_graph=True, allow_unused=True)
     squares = [g.square().sum() for g in found if g is not None and g.requires_grad]
     if squares:
         value = torch.stack(squares).sum()
-        torch.autograd.grad(value, [*inputs, *parameters], retain_graph=True, allow_unused=True)
+        torch.autograd.grad(value, [*inputs, *rows, *parameters], retain_graph=True, allow_unused=True)
         refuse_marked(value, outputs[0])
     return False
 

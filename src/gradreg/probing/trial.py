@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gradreg import _random
-from gradreg._checks import UnsupportedOperationError
+from gradreg._checks import COMPILED, UnsupportedOperationError
 from gradreg._types import InputTree, Labels
 from gradreg.jacobian._composed import graph, refuse_marked
 from gradreg.jacobian.engine import DoubleBackward, Engine, FiniteDifference, ForwardMode
@@ -19,6 +19,7 @@ from gradreg.jacobian.magnitude import SquaredL2
 from gradreg.jacobian.projection import Normal
 from gradreg.jacobian.site import Site
 from gradreg.jacobian.target import Target
+from gradreg.penalties.auto import refuse_to_unmake
 from gradreg.penalties.jacobian import JacobianPenalty
 from gradreg.probing.layers import Fault, blamed, lacks_double_backward, lacks_forward_mode, recorded
 from gradreg.probing.untouched import untouched
@@ -134,6 +135,7 @@ class Trials:
     def of(self, engine: Engine) -> Outcome:
         """Tries an engine."""
         try:
+            refuse_to_unmake(engine, self.setting.model)
             found = self._found(engine)
         except torch.OutOfMemoryError:
             raise
@@ -187,7 +189,8 @@ class Trials:
         if not isinstance(error, UnsupportedOperationError):
             return Failure(f"{type(error).__name__}: {error}")
         fault = lacks_forward_mode if isinstance(engine, ForwardMode) else lacks_double_backward
-        layers = () if isinstance(engine, FiniteDifference) else self._layers(fault, error.operation)
+        located = error.operation != COMPILED and not isinstance(engine, FiniteDifference)
+        layers = self._layers(fault, error.operation) if located else ()
         cause = None if error.__cause__ is None else str(error.__cause__).strip().partition("\n")[0]
         setting = self._setting_for(error.operation or "", engine)
         return Failure(str(error), error.operation, layers, cause, error.remedy, setting)

@@ -35,12 +35,12 @@ def dense_leak(model: nn.Module, x: Tensor) -> float:
     ids=["batch norm", "minus the mean", "without running statistics"],
 )
 def test_the_leak_is_that_of_the_dense_jacobian(model: nn.Module) -> None:
-    """Six examples, 400 rows each: a sum of squares is off by about sqrt(2 / 2400) = 3 % or less, the leak by half."""
+    """Six examples, 100 rows each: a sum of squares is off by sqrt(2 / 600) = 6 % or less, the leak by half of that."""
     model, x = model.double(), torch.randn(6, 6, dtype=torch.float64)
     expected = dense_leak(model, x)
     assert expected > 0.1
-    found = measured(model, x, rows=400).leak
-    assert found == pytest.approx(expected, rel=0.05)
+    found = measured(model, x, rows=100).leak
+    assert found == pytest.approx(expected, rel=0.1)
     assert measured(model, x).leak == pytest.approx(expected, rel=0.5)
 
 

@@ -2,6 +2,8 @@
 
 import json
 from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,9 +21,11 @@ from hard_models_for_tests import (
     Transcribed,
     Untold,
     Words,
+    Zeta,
 )
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
 
 import gradreg as gr
 from gradreg.models import LeNet5
@@ -328,6 +332,44 @@ def test_which_engine_is_recommended() -> None:
 def test_refusals(model: nn.Module, options: dict, kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
         gr.probe(model, torch.randn(4, 6), **options)
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[None]:
+    """A process group of this process."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("alone")
+def test_distributed_models() -> None:
+    """DistributedDataParallel is probed without its averaging, and goes on as before; sharded models are refused."""
+    model, x = nn.parallel.DistributedDataParallel(net(nn.Tanh(), 6)), torch.randn(4, 6)
+    assert working(gr.probe(model, x, repeats=1)) == NAMES
+    model(x).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    sharded = net(nn.Tanh(), 6)
+    fully_shard(sharded, mesh=init_device_mesh("cpu", (1,)))
+    expected = (
+        r"^probe got a model sharded by FSDP.*Probe it before it is sharded; when it is, fully_shard \(FSDP\) frees"
+    )
+    with pytest.raises(TypeError, match=expected):
+        gr.probe(sharded, x)
+
+
+def test_models_without_a_first_derivative_are_explained() -> None:
+    class Checkpointed(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            return checkpoint(super().forward, input, use_reentrant=True)  # type: ignore[return-value]
+
+    with pytest.raises(gr.UnsupportedOperationError, match="checkpoints activations with use_reentrant=True, through"):
+        gr.probe(Checkpointed(6, 3), torch.randn(4, 6))
+    with pytest.raises(gr.UnsupportedOperationError, match=r"^zeta has .*this one has no first derivative either"):
+        gr.probe(net(Zeta(), 6), torch.randn(4, 6))
 
 
 def test_scripted_models_are_refused() -> None:

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from gradreg import _checks, _tree
+from gradreg._checks import UnsupportedOperationError
 from gradreg._peak import clock_of, peak_bytes
 from gradreg._timing import in_turn, spread
 from gradreg._types import InputTree, Labels
+from gradreg.jacobian._refusals import refuse_sharded
 from gradreg.jacobian.engine import Engine, FiniteDifference
 from gradreg.jacobian.magnitude import wide
 from gradreg.jacobian.site import Input, Site
@@ -55,8 +57,9 @@ def probe(
         A `ProbeReport`.
 
     Raises:
-        TypeError: a model that is no module; inputs that have no gradient, with the embeddings to name instead.
+        TypeError: a model that is no module, or sharded; inputs that have no gradient, with the embeddings to name.
         ValueError: a model without parameters to train, or whose targets do not depend on the site.
+        UnsupportedOperationError: a model without a first derivative.
 
     Example:
         >>> report = gr.probe(model, x)
@@ -66,9 +69,12 @@ def probe(
     """
     setting = _setting(model, x, y, as_target(target if target is not None else Logits()), site or Input(), repeats)
     with _checks.grad_enabled():
-        with untouched(setting.model):
-            batch = setting.linearize().batch
-            coupling = measure_coupling(setting.model, x, y, setting.target, setting.site)
+        try:
+            with untouched(setting.model):
+                batch = setting.linearize().batch
+                coupling = measure_coupling(setting.model, x, y, setting.target, setting.site)
+        except (RuntimeError, NotImplementedError) as error:  # not even a first derivative
+            raise FiniteDifference().explain(error) from error
         trials = Trials(setting, coupled=bool(coupling.leak))
         reports = {type(engine).__name__: EngineReport(**vars(trials.of(engine))) for engine in ENGINES}
         costs = _costs(setting, [r.engine for r in reports.values() if r.works], repeats) if repeats else {}
@@ -100,6 +106,13 @@ def _setting(model: Any, x: InputTree, y: Labels, target: Target, site: Site, re
         model = model.module  # whose forward pass waits for a backward() on all processes
     if not isinstance(repeats, int) or isinstance(repeats, bool) or repeats < 0:
         raise ValueError(f"probe got repeats={repeats!r}; expected a whole number >= 0, as in probe(model, x).")
+    try:
+        refuse_sharded(model, tangents=False)
+    except UnsupportedOperationError as error:
+        raise TypeError(
+            "probe got a model sharded by FSDP, which gives its parameters' gradients to backward() alone. Probe it "
+            f"before it is sharded; when it is, {error}"
+        ) from None
     setting = Setting(model, x, y, target, site)
     if not setting.parameters:
         raise ValueError(

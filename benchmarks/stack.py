@@ -1,6 +1,7 @@
 """Runs of LeNet-5 with SpectReg(0.03), batch 50: one at a time and stacked, in turn; steps of a run per second.
 
 python benchmarks/stack.py --device cuda --runs 30
+python benchmarks/stack.py --net sin    # that of SIN with FrobReg(0.01)
 """
 
 import argparse
@@ -14,7 +15,7 @@ import torch
 from gradreg.data.dataset import Dataset
 from gradreg.study.config import Data, Model, Optimizer, Penalty, Run, Schedule, Split
 from gradreg.study.stacked import Member, StackedTraining
-from gradreg.study.train import Training
+from gradreg.study.train import Training, dataset
 
 RUN = Run(
     Data("noise"),
@@ -24,8 +25,14 @@ RUN = Run(
     Schedule(1000, 50),
     (Penalty("SpectReg", 0.03),),
 )
-
-
+SIN = Run(
+    Data("sin"),
+    Split(100, 1000, balanced=False),
+    Model("mlp-5x64"),
+    Optimizer(0.01),
+    Schedule(1000, 50),
+    (Penalty("FrobReg", 0.01),),
+)
 WAYS = ["grouped", "windows", "grouped, graphs", "windows, graphs"]
 
 
@@ -38,9 +45,9 @@ def seconds(step: Callable[[], object], count: int, device: str) -> float:
     return (time.perf_counter() - begin) / count
 
 
-def stacked(data: Dataset, runs: int, device: str, *, windows: bool, graphs: bool) -> StackedTraining:
+def stacked(run: Run, data: Dataset, runs: int, device: str, *, windows: bool, graphs: bool) -> StackedTraining:
     """A stack, whose convolutions are products with windows or not, and whose steps are CUDA graphs or not."""
-    found = StackedTraining([Member.of(replace(RUN, seed=i), data, device) for i in range(runs)])
+    found = StackedTraining([Member.of(replace(run, seed=i), data, device) for i in range(runs)])
     found.model.windows = windows
     if not graphs:
         found.graphs = None
@@ -50,6 +57,7 @@ def stacked(data: Dataset, runs: int, device: str, *, windows: bool, graphs: boo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--net", choices=["lenet5", "sin"], default="lenet5")
     parser.add_argument("--runs", type=int, nargs="+", default=[30])
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="of convolutions and steps")
     parser.add_argument("--repeats", type=int, default=7)
@@ -58,13 +66,14 @@ def main() -> None:
     torch.set_num_threads(1)
     place = torch.cuda.get_device_name() if options.device != "cpu" else "CPU, 1 thread"
     print(f"{place}, torch {torch.__version__}; medians of {options.repeats} (smallest to largest)")
-    data = Dataset("noise", torch.rand(800, 1, 28, 28), torch.arange(800) % 10, tuple("0123456789"))
-    alone = Member.of(RUN, data, options.device).training
+    noise = Dataset("noise", torch.rand(800, 1, 28, 28), torch.arange(800) % 10, tuple("0123456789"))
+    run, data = (RUN, noise) if options.net == "lenet5" else (SIN, dataset("sin"))
+    alone = Member.of(run, data, options.device).training
     for runs in options.runs:
         for way in options.ways:
-            if options.device == "cpu" and "graphs" in way:
+            if (options.device == "cpu" and "graphs" in way) or (options.net == "sin" and "windows" in way):
                 continue
-            stack = stacked(data, runs, options.device, windows="windows" in way, graphs="graphs" in way)
+            stack = stacked(run, data, runs, options.device, windows="windows" in way, graphs="graphs" in way)
             show(compare(alone, stack, options), runs, way)
 
 

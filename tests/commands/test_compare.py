@@ -208,6 +208,7 @@ def test_data_that_is_not_there_is_told(tmp_path: Path) -> None:
         "error: there is no data set 'letters': expected digits, mnist, cifar10, cifar10-jpeg, cifar100, "
     )
     assert "none.zip" in message("compare", tmp_path / "none.zip", "--store", tmp_path)
+    assert message("compare", "sin", "--store", tmp_path).endswith("sin is a regression: gradreg run table7.")
 
 
 def test_store_that_is_a_file_is_answered_with_a_message(tmp_path: Path) -> None:

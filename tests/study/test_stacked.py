@@ -133,6 +133,12 @@ def test_stacked_runs_are_equal_in_single_precision_over_a_few_steps(optimizer: 
     assert compared(varied(run)) < 1e-5
 
 
+def test_runs_of_other_numbers_of_training_points_are_stacked(tmp_path: Path) -> None:
+    run = replace(own(tmp_path, EXACT_NET), penalties=CASES["SpectReg"])
+    sizes = (60, 200, 40)
+    assert compared([put(r, {"split.train_size": size}) for r, size in zip(varied(run), sizes, strict=True)]) < 1e-7
+
+
 def test_batch_normalization_has_statistics_of_each_run(tmp_path: Path) -> None:
     """By SGD: the bias in front has a gradient of rounding errors alone, which Adam would make into whole steps."""
     run = replace(with_dropout(tmp_path / "nets", BASELINE), penalties=CASES["SpectReg"])
@@ -326,7 +332,7 @@ def test_networks_that_cannot_be_stacked_are_refused(tmp_path: Path) -> None:
 def test_runs_that_differ_in_more_than_seeds_and_weights_are_refused() -> None:
     for other in (put(BASELINE, {"optimizer.learning_rate": 0.1}), replace(BASELINE, penalties=CASES["SpectReg"])):
         members = [Member.of(run, DIGITS, "cpu") for run in (BASELINE, other)]
-        with pytest.raises(StackError, match="differ in nothing but seeds and penalty weights"):
+        with pytest.raises(StackError, match="in nothing but seeds, numbers of training points and penalty weights"):
             StackedTraining(members)
 
 
@@ -368,6 +374,7 @@ def test_queue_makes_stacks_of_one_kind_and_leaves_the_refused_alone() -> None:
     runs = [*varied(BASELINE, 2), *varied(replace(BASELINE, penalties=CASES["SpectReg"]), 3)]
     tasks = [Task(run, Path("runs")) for run in (runs[0], runs[2], runs[1], *runs[3:])]
     stacks = Stacks(deque(tasks), 2)
+    assert [len(Stacks(deque(Task(run, Path("runs")) for run in varied(BASELINE, 9)), 4).popleft())] == [3]
     first = stacks.popleft()
     assert [task.run for task in first] == [runs[0], runs[1]]
     assert len(stacks) == 3

@@ -43,7 +43,7 @@ class Doing:
     device: str = "cpu"
     """Where each run trains: cpu, cuda."""
     stack: int = 0
-    """Runs that differ in seeds and weights alone to train at once. Default: 32 on a GPU, 1 on a CPU."""
+    """Runs that differ in seeds, weights and training points alone to train at once. Default: 32 on a GPU, else 1."""
     retry_failed: bool = False
     """Do runs again that failed before."""
     tensorboard: bool = False

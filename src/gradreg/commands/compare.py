@@ -167,6 +167,8 @@ def _built_in(options: Compare) -> Loaded:
 def _own_study(options: Compare, store: Store, console: Console) -> Loaded:
     path = Path(options.data).expanduser()
     if not path.exists() and not path.suffix and len(path.parts) == 1:
+        if options.data == "sin":
+            raise StudyError("compare is about classifiers, and sin is a regression: gradreg run table7.")
         raise StudyError(
             f"there is no data set {options.data!r}: expected {', '.join(BUILT_IN)}, or the path of your own folder of "
             "class folders, .zip or .npz."

@@ -206,9 +206,9 @@ def meaning(value: Any) -> Any:
 
 
 def stack_kind(run: Run) -> Run:
-    """What runs of one stack have in common: all but the seed, and by how much a penalty's weight is above 0."""
+    """What runs of one stack have in common: all but seed, training points, and by how much a weight is above 0."""
     terms = tuple(dataclasses.replace(penalty, weight=float(penalty.weight > 0)) for penalty in run.penalties)
-    return dataclasses.replace(run, penalties=terms, seed=0)
+    return dataclasses.replace(run, penalties=terms, seed=0, split=dataclasses.replace(run.split, train_size=1))
 
 
 def digest(value: Any) -> str:

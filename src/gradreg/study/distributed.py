@@ -198,6 +198,7 @@ class SharedTraining(Training):
     def __init__(self, run: Run, parts: Split, classes: int, group: Group):
         check_batch(run.schedule.batch_size, group.world)
         super().__init__(run, parts, classes, group.device)
+        self.compiled = None  # DDP averages gradients in its own backward pass
         self.share = Share(group.rank, group.world)
         gpus = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(gpus):  # the first mask is that of a single process

@@ -30,6 +30,10 @@ from gradreg.study.train import (
     divide,
 )
 
+# A step of one run whose convolutions and dense layers give so many numbers keeps a GPU busy: the paper's ResNet with
+# 128 examples gives 72 million, LeNet-5 with 50 a third of a million.
+BUSY = 2**24
+
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
@@ -99,22 +103,17 @@ class StackedTraining:
         self.members = list(members)
         first = members[0].training
         for other in (member.training for member in members[1:]):
-            if (
-                stack_kind(other.run) != stack_kind(first.run)
-                or other.step != first.step
-                or len(other.y) != len(first.y)
-            ):
+            if stack_kind(other.run) != stack_kind(first.run) or other.step != first.step:
                 raise StackError(
                     f"a stack got {first.run} at step {first.step} and {other.run} at step {other.step}; expected runs "
-                    "at the same step that differ in nothing but seeds and penalty weights (all > 0, or all 0)."
+                    "at the same step that differ in nothing but seeds, numbers of training points and penalty weights "
+                    "(all > 0, or all 0)."
                 )
-        if first.x.dtype == torch.uint8:
+        if any(member.training.x.dtype == torch.uint8 for member in members):
             raise StackError(f"the training images are too many to be kept as numbers for each run; {ALONE}.")
         self.device = first.device
         self.loss = cross_entropy if first.run.metric is ACCURACY else mse_loss
-        self.x = torch.cat([member.training.x for member in members])
-        self.y = torch.cat([member.training.y for member in members])
-        self._starts = torch.arange(len(members))[:, None] * len(first.y)
+        self._gather()
         self._build()
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self._check()
@@ -128,6 +127,13 @@ class StackedTraining:
             group["capturable"] = True
         drawing = [member.state for member in self.members] if self._drops else []
         return StepGraphs(self.device, self._stream, drawing)
+
+    def _gather(self) -> None:
+        """Lays the examples of each run behind those of the one before."""
+        self.x = torch.cat([member.training.x for member in self.members])
+        self.y = torch.cat([member.training.y for member in self.members])
+        sizes = torch.tensor([0, *(len(member.training.y) for member in self.members[:-1])])
+        self._starts = sizes.cumsum(0)[:, None]
 
     def _build(self) -> None:
         """Stacks what the members have come to."""
@@ -161,6 +167,7 @@ class StackedTraining:
         self.weights = {name: weights.to(self.device, copy=True) for name, weights in self._weights.items()}
         self._factors = dict.fromkeys(self.penalties, 1.0)
         self._drops: list[Drop] | None = None
+        self._given = 0
         self.graphs: StepGraphs | None = None
         self._rates: tuple[float, ...] = ()
 
@@ -260,12 +267,8 @@ class StackedTraining:
     def remove(self, members: Sequence[Member]) -> None:
         """Takes runs out; the others go on."""
         self.pull()
-        keep = [i for i, member in enumerate(self.members) if member not in members]
-        size = len(self.y) // len(self.members)
-        self.x = torch.cat([self.x[i * size : (i + 1) * size] for i in keep])
-        self.y = torch.cat([self.y[i * size : (i + 1) * size] for i in keep])
-        self.members = [self.members[i] for i in keep]
-        self._starts = self._starts[: len(keep)]
+        self.members = [member for member in self.members if member not in members]
+        self._gather()
         drops = self._drops
         self._build()
         self._drops, self.graphs = drops, self._new_graphs()
@@ -300,6 +303,10 @@ class StackedTraining:
             alone = self._alone(x[chosen.to(self.device)], y[chosen.to(self.device)])
             buffers = [buffer.clone() for buffer in first.training.model.buffers()]
         backs[0]()
+        if self.device.type == "cuda" and self._given > BUSY:
+            raise StackError(
+                f"a step of one run computes {self._given:.2g} numbers, which keep a GPU busy without others; {ALONE}."
+            )
         projections = [member.training.projections.get_state() for member in self.members]
         index = (chosen.expand(len(self.members), -1) + self._starts).flatten().to(self.device)
         try:
@@ -337,8 +344,14 @@ class StackedTraining:
                 drop = DROPOUT[type(layer)]
                 calls[-1].append(Drop(drop, layer.p, tuple(given.shape), given.stride(), given.dtype))
 
+        def count(layer: nn.Module, args: Any, given: Tensor) -> None:
+            self._given += given.numel()
+
+        self._given = 0
         layers = [layer for layer in training.model.modules() if type(layer) in DROPOUT]
+        heavy = [layer for layer in training.model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
         handles = [training.model.register_forward_pre_hook(begin)]
+        handles += [layer.register_forward_hook(count) for layer in heavy]
         handles += [layer.register_forward_pre_hook(note) for layer in layers]
         own = training.projections.get_state()
         try:

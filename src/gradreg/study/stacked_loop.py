@@ -35,7 +35,7 @@ def train_stacked(
     """Trains several networks at once; each comes out as from `gradreg.study.train.train`, to rounding.
 
     Args:
-        runs: equal but for seeds and penalty weights.
+        runs: equal but for seeds, numbers of training points and penalty weights.
         data: their data set.
         device: where.
         starts: checkpoints at the same step, for each run; None to begin.

@@ -1,5 +1,6 @@
 """Which runs are trained at once, and the worker that does it. No torch here."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -45,7 +46,10 @@ class Stacks:
         kind = stack_kind(first.run)
         if kind in self.refused:
             return (first,)
-        alike = [t for t in self.queue if stack_kind(t.run) == kind and t.device == first.device][: self.size - 1]
+        alike = [t for t in self.queue if stack_kind(t.run) == kind and t.device == first.device]
+        # As many stacks as need be, of about one size: the last is not left with a run or two.
+        stacks = math.ceil((1 + len(alike)) / self.size)
+        alike = alike[: math.ceil((1 + len(alike)) / stacks) - 1]
         for task in alike:
             self.queue.remove(task)
         return (first, *alike)

@@ -29,10 +29,10 @@ ESCAPES = {
 
 
 def arm_columns(metric: Metric) -> tuple[str, ...]:
-    """What `csv_text` says of an arm, numbers in the metric's unit."""
+    """What `csv_text` says of an arm, numbers in the metric's unit; of accuracies, how many highest scores count."""
     own = ("mean", "sd", "low", "high")
     return (
-        *("group", "arm", "values", "seeds"),
+        *("group", "arm", "top", "values", "seeds"),
         *(f"{metric.key}_{part}" for part in own),
         *(f"difference_{part}" for part in own),
         *("p", "p_corrected", "correction", "jacobian_norm", "cost", "paper_mean", "paper_sd"),
@@ -40,8 +40,8 @@ def arm_columns(metric: Metric) -> tuple[str, ...]:
 
 
 def run_columns(metric: Metric) -> tuple[str, ...]:
-    """What `csv_runs` says of a run, numbers in the metric's unit."""
-    return ("group", "arm", "seed", "key", f"test_{metric.key}", "jacobian_norm", "half_squared_norm")
+    """What `csv_runs` says of a run, numbers in the metric's unit; of accuracies, how many highest scores count."""
+    return ("group", "arm", "top", "seed", "key", f"test_{metric.key}", "jacobian_norm", "half_squared_norm")
 
 
 def csv_text(summary: Summary) -> str:
@@ -52,6 +52,7 @@ def csv_text(summary: Summary) -> str:
         return [
             group.name,
             row.arm.name,
+            row.arm.top,
             "; ".join(f"{path}={value}" for path, value in row.values),
             len(known(row)),
             *((a.mean, a.sd, a.low, a.high) if a else (None,) * 4),
@@ -71,7 +72,7 @@ def csv_runs(summary: Summary) -> str:
     return _csv(
         run_columns(summary.metric),
         (
-            [group.name, row.arm.name, run.seed, run.key, point, norm, squares]
+            [group.name, row.arm.name, row.arm.top, run.seed, run.key, point, norm, squares]
             for group in summary.groups
             for row in group.rows
             for run, point, norm, squares in zip(row.runs, row.points, row.norms, row.half_squared_norms, strict=True)

@@ -21,6 +21,7 @@ from gradreg.data.dataset import Dataset
 from gradreg.data.loaders import LOADERS
 from gradreg.data.own import load_pack
 from gradreg.data.splits import Split, split
+from gradreg.study.compiled_steps import compiled_step
 from gradreg.study.config import Penalty, Run, StudyError
 from gradreg.study.function import learned_function
 from gradreg.study.metric import ACCURACY
@@ -126,6 +127,7 @@ class Training:
         # What the objective calls: the network, or a wrapper around it.
         self.called: nn.Module = self.model
         self.objective = gr.Objective(LOSSES[run.metric.key], *build_penalties(run))
+        self.compiled = compiled_step(run, self.objective, self.model, self.device)
         self.optimizer = build_optimizer(run, self.model)
         self.scheduler = build_scheduler(run, self.optimizer)
         self.projections = _random.generator_for(run.seed, "projections")
@@ -138,9 +140,12 @@ class Training:
         """One step on the examples at these positions."""
         chosen = self.share_of(chosen).to(self.device)
         x, y = self.inputs(chosen), self.y[chosen]
-        result = self.objective(self.called, x, y, generator=self.projections, step=self.step)
-        # The penalties' weights are parts of the task's, so that what is noted is the mean loss.
-        (self.run.loss_factor * result.total).backward()
+        if self.compiled is not None:
+            result = self.compiled(x, y, generator=self.projections, step=self.step)
+        else:
+            result = self.objective(self.called, x, y, generator=self.projections, step=self.step)
+            # The penalties' weights are parts of the task's, so that what is noted is the mean loss.
+            (self.run.loss_factor * result.total).backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.scheduler.step()

@@ -9,7 +9,7 @@ period of steps and counts their mean. The tables give
 - the latter of the least times in place of the medians, which others on the machine disturb least;
 - the floor: the least floating-point operations relative to a plain step, 2.0 for a row by double backward;
 - how many times that floor the step takes, reckoned from the fastest plain step;
-- the peak of memory that lives during a step, relative to the plain step of the same format (gradreg.study.peak).
+- the peak of memory that lives during a step, relative to the plain step of the same format (gradreg._peak).
 
 For example: `python benchmarks/overhead.py --models lenet5 resnet --threads 1 2 --json overhead.json`.
 """

@@ -22,7 +22,7 @@ def test_no_arguments_print_the_commands(capsys: pytest.CaptureFixture[str]) -> 
         main([])
     assert stopped.value.code == 0
     help_text = capsys.readouterr().out
-    for command in ("compare", "run", "report", "status", "show", "export", "train", "bench", "version"):
+    for command in ("compare", "run", "report", "status", "show", "export", "train", "bench", "probe", "version"):
         assert f" {command} " in help_text
 
 

@@ -29,12 +29,12 @@ EXTRAS = {
 # below its own, and from its own folder as long as that makes no circle; not from a neighbour in the same layer. The
 # lowest layer counts as one folder.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("gradreg._checks", "gradreg._random", "gradreg._tree", "gradreg._types"),
+    ("gradreg._checks", "gradreg._peak", "gradreg._random", "gradreg._timing", "gradreg._tree", "gradreg._types"),
     ("gradreg.jacobian", "gradreg.models", "gradreg.data", "gradreg.convert"),
     ("gradreg.penalties", "gradreg.metrics"),
     ("gradreg.objective",),
     ("gradreg._traced",),
-    ("gradreg.compiled",),
+    ("gradreg.compiled", "gradreg.probing"),
     ("gradreg",),  # the public names: the package's __init__ alone
     ("gradreg.study",),
     ("gradreg.studies",),
@@ -224,6 +224,7 @@ def test_importing_gradreg_brings_nothing_until_a_name_is_used_and_then_torch_al
     assert {name for name in brought if name.startswith("gradreg.")} == closure("gradreg") - {"gradreg"} | {
         "gradreg.jacobian",
         "gradreg.penalties",
+        "gradreg.probing",
     }
 
 

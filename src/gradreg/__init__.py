@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from gradreg.penalties.passes import Seen
     from gradreg.penalties.presets import DoubleBack, FrobReg, JacReg, SpectReg
     from gradreg.penalties.schedule import Ramp
+    from gradreg.probing.probe import probe
+    from gradreg.probing.report import ProbeReport
 
 __version__ = "0.1.0"
 
@@ -98,6 +100,9 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "L1",
     "SquaredL2",
     "TargetNorm",
+    # What a model supports
+    "probe",
+    "ProbeReport",
     # Measure and convert
     "UnsupportedOperationError",
     "convert",
@@ -126,6 +131,8 @@ _HOMES = {
     "penalties.passes": ("Seen",),
     "penalties.presets": ("DoubleBack", "FrobReg", "JacReg", "SpectReg"),
     "penalties.schedule": ("Ramp",),
+    "probing.probe": ("probe",),
+    "probing.report": ("ProbeReport",),
 }
 _HOME = {name: f"gradreg.{module}" for module, names in _HOMES.items() for name in names}
 _MODULES = {"convert": "gradreg.convert", "dense": "gradreg.jacobian.dense", "metrics": "gradreg.metrics"}

@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from numbers import Real
 from typing import Any
 
@@ -11,7 +11,16 @@ from torch import Tensor
 
 
 class UnsupportedOperationError(RuntimeError):
-    """An operation of the model cannot be differentiated in the way that the chosen engine needs."""
+    """An operation of the model cannot be differentiated in the way that the chosen engine needs.
+
+    Attributes:
+        operation: its name; None where the message alone says what is wrong.
+        remedy: what to write instead, one or more ways; None in the same case.
+    """
+
+    def __init__(self, message: str, operation: str | None = None, remedy: str | None = None):
+        super().__init__(message)
+        self.operation, self.remedy = operation, remedy
 
 
 def weight(value: float, owner: str) -> None:
@@ -199,23 +208,36 @@ def independent_of_site(site: str) -> ValueError:
     )
 
 
-def unsupported(error: Exception, engine: str, others: str) -> UnsupportedOperationError:
-    """Names the operation that stopped an engine, and the engines that do without what it lacks."""
+def unsupported(error: Exception, engine: str, others: str, suspects: Sequence[str] = ()) -> UnsupportedOperationError:
+    """Names the operation that stopped an engine, and the engines that do without what it lacks.
+
+    Args:
+        error: torch's.
+        engine: the engine, as it is written.
+        others: which engines to use.
+        suspects: the model's operations that are known to lack what is needed, for an error that names none.
+    """
     text = str(error)
-    operation = _operation(text)
+    operation = operation_in(text) or " and ".join(suspects) or "an operation of the model"
     remedy = f"Use {others}"
     if "attention" in operation:
         remedy += (
             ", or run the forward pass with the math kernel: "
             "with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)"
         )
-    elif "RNN" in operation:
+    elif "cudnn" in operation.lower() and "rnn" in operation.lower():
         remedy += ", or run the RNN with cuDNN off: with torch.backends.cudnn.flags(enabled=False)"
-    elif operation == _COMPILED:
+    elif operation == COMPILED:
         remedy += ", or pass the module that is not compiled and compile the whole step: gr.CompiledObjective"
+    elif "once_differentiable" in text:
+        remedy += ", or write its backward in operations of torch, without @once_differentiable"
+    elif suspects:
+        remedy += ", or give it setup_context and jvp"
     lack = "forward-mode rule" if "forward AD" in text or "ForwardMode" in engine else "double backward"
     return UnsupportedOperationError(
-        f"{operation} has no {lack}, which engine={engine} needs. {remedy}. (The cause: {text.splitlines()[0]})"
+        f"{operation} has no {lack}, which engine={engine} needs. {remedy}. (The cause: {text.splitlines()[0]})",
+        operation,
+        remedy,
     )
 
 
@@ -234,10 +256,11 @@ def speaks_of_missing_derivative(error: Exception) -> bool:
     return any(sign in str(error) for sign in _LACKS)
 
 
-_COMPILED = "a model compiled by torch.compile"
+COMPILED = "a model compiled by torch.compile"
 
 
-def _operation(text: str) -> str:
+def operation_in(text: str) -> str | None:
+    """The operation that an error of torch names; None if it names none."""
     words = text.replace("Trying to use forward AD with ", "derivative for ").split()
     if "derivative" in words and words.index("derivative") + 2 < len(words):
         return words[words.index("derivative") + 2].strip("'\"")
@@ -246,8 +269,8 @@ def _operation(text: str) -> str:
     if "RNN" in text:
         return "cuDNN's RNN"
     if "aot_autograd" in text or "torch.compile" in text:
-        return _COMPILED
-    return "an operation of the model"
+        return COMPILED
+    return None
 
 
 def shapes(outputs: object, labels: object) -> str:

@@ -100,6 +100,26 @@ def handed_out(draws: Sequence[Draw], numbers: Sequence[Tensor]) -> Iterator[Non
         _tape.reset(token)
 
 
+@contextmanager
+def untouched(generator: Generator | None, devices: Sequence[torch.device]) -> Iterator[None]:
+    """Within, numbers may be drawn at will: afterwards each random state is as before, and none of them was noted.
+
+    Args:
+        generator: of the caller.
+        devices: whose global states are put back, beside the CPU's.
+    """
+    gpus = list({device: None for device in devices if device.type == "cuda"})
+    state = None if generator is None else generator.get_state()
+    token = _tape.set(None)
+    try:
+        with torch.random.fork_rng(devices=gpus):
+            yield
+    finally:
+        _tape.reset(token)
+        if generator is not None and state is not None:
+            generator.set_state(state)
+
+
 def being_traced() -> bool:
     """Whether what runs is being traced, so that the state of a generator means nothing."""
     return _traced.get()

@@ -25,6 +25,7 @@ def main(arguments: list[str] | None = None) -> None:
     from gradreg.commands.bench import Bench, run_bench
     from gradreg.commands.compare import Compare, run_compare
     from gradreg.commands.look import Export, Show, Status, run_export, run_show, run_status
+    from gradreg.commands.probe import Probe, run_probe
     from gradreg.commands.run import Report, RunStudy, run_report, run_study
     from gradreg.commands.train import Train, run_train
     from gradreg.data.dataset import DataError
@@ -41,6 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
         "export": (Export, run_export),
         "train": (Train, run_train),
         "bench": (Bench, run_bench),
+        "probe": (Probe, run_probe),
         "version": (Version, _print_versions),
     }
     command = tyro.extras.subcommand_cli_from_dict(

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 import gradreg as gr
+from gradreg._timing import Spread
 from gradreg.cli import main
 from gradreg.commands.bench import recommendation
 from gradreg.study import networks
 from gradreg.study.steps import Row, accepts
-from gradreg.study.timing import Spread
 
 FORMATS = ["contiguous", "channels_last"]
 NAMES = ["plain", "SpectReg", "SpectReg, ForwardMode", "SpectReg, FiniteDifference", "DoubleBack"]

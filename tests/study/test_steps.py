@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import gradreg as gr
+from gradreg._timing import in_turn
 from gradreg.study import steps as module
 from gradreg.study.steps import (
     PLAIN,
@@ -23,7 +24,6 @@ from gradreg.study.steps import (
     penalized,
     plain,
 )
-from gradreg.study.timing import in_turn
 
 LOSS = plain(cross_entropy)
 

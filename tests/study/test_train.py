@@ -419,6 +419,10 @@ def test_unknown_data_set_is_named() -> None:
         (Penalty("Objective", 0.1), "'Objective' is not known"),
         (Penalty("JacReg", 0.1, (("draws", 2),)), r"JacReg\(0.1, draws=2\) cannot be made: .*draws"),
         (Penalty("SpectReg", -1.0), r"SpectReg\(-1\) cannot be made"),
+        (
+            Penalty("SpectReg", 0.1, (("engine", "auto"),)),
+            r"engine='auto' lets each run choose, so that its name would ",
+        ),
     ],
 )
 def test_penalties_that_cannot_be_made_are_named(penalty: Penalty, message: str) -> None:

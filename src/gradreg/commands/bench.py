@@ -2,8 +2,6 @@
 
 import json
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -16,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gradreg.commands.common import check_device, positive
+from gradreg.commands.given import example, shape_of, tensors, using_threads
 from gradreg.study.config import StudyError
 from gradreg.study.environment import environment
 from gradreg.study.store import write_atomically
@@ -69,11 +68,11 @@ def run_bench(options: Bench) -> None:
         positive(value, name)
     check_device(options.device)
     console = Console()
-    with _threads(options.threads) as threads:
+    with using_threads(options.threads) as threads:
         model, x, y, loss = _given(options)
         with console.status("timing training steps"):
             measured = _measured(options, model, x, y, loss)
-    batch = next(len(tensor) for tensor in _tensors(x))
+    batch = next(len(tensor) for tensor in tensors(x))
     place = f"{threads} thread{'s' if threads > 1 else ''}" if options.device == "cpu" else options.device
     console.print(
         f"[bold]{options.model}[/bold]: {_count(model):,} parameters, batch {batch}, {options.dtype}, {place}, "
@@ -108,18 +107,6 @@ def run_bench(options: Bench) -> None:
         console.print(f"written to {options.json}", highlight=False)
 
 
-@contextmanager
-def _threads(wanted: int | None) -> Iterator[int]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(positive(wanted, "--threads") if wanted is not None else before)
-    try:
-        yield torch.get_num_threads()
-    finally:
-        torch.set_num_threads(before)
-
-
 # --- what is timed ----------------------------------------------------------------------------------------------------
 
 
@@ -132,8 +119,8 @@ def _given(options: Bench) -> "tuple[nn.Module, Any, Any, LossFunction]":
     from gradreg.study.networks import untried
     from gradreg.study.steps import labels_for, moved, outputs_of
 
-    x, y = _example(options.example) if options.example is not None else (None, None)
-    shape = _shape(options, x)
+    x, y = example(options.example) if options.example is not None else (None, None)
+    shape = shape_of("bench", options.model, options.shape, x)
     model = untried(options.model, shape, options.classes).to(options.device)
     if not any(p.requires_grad for p in model.parameters()):
         raise StudyError(f"the network {options.model!r} has no parameters that require grad: nothing to train.")
@@ -143,7 +130,7 @@ def _given(options: Bench) -> "tuple[nn.Module, Any, Any, LossFunction]":
     try:
         z = outputs_of(model, x)
     except Exception as error:
-        arrived = ", ".join(str(tuple(tensor.shape)) for tensor in _tensors(x))
+        arrived = ", ".join(str(tuple(tensor.shape)) for tensor in tensors(x))
         raise StudyError(
             f"the network {options.model!r} fails on inputs of shape {arrived}: {type(error).__name__}: {error}\n"
             "Write --shape for one input's shape without the batch, or --example module:function for a whole batch."
@@ -158,56 +145,6 @@ def _given(options: Bench) -> "tuple[nn.Module, Any, Any, LossFunction]":
         y = labels_for(z)
     regression = isinstance(y, Tensor) and y.is_floating_point() and isinstance(z, Tensor) and y.shape == z.shape
     return model, x, y, functional.mse_loss if regression else functional.cross_entropy
-
-
-def _example(name: str) -> tuple[Any, Any]:
-    """The user's batch, with labels where it has them."""
-    from gradreg.study.networks import loaded
-
-    if ":" not in name:
-        raise StudyError(f"--example got {name!r}; expected module:function, as in mydata:batch or mydata.py:batch.")
-    function = loaded(name)
-    if not callable(function):
-        raise StudyError(
-            f"--example got {name!r}, an object of type {type(function).__name__}; expected a function without "
-            "arguments that returns x or (x, y)."
-        )
-    try:
-        found = function()
-    except Exception as error:
-        raise StudyError(
-            f"--example {name}: {name.rpartition(':')[2]}() raised {type(error).__name__}: {error}"
-        ) from error
-    x, y = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
-    if not list(_tensors(x)):
-        raise StudyError(
-            f"--example {name} returned {type(found).__name__} without a tensor; expected x (B, ...) or (x, y)."
-        )
-    return x, y
-
-
-def _shape(options: Bench, x: Any) -> tuple[int, ...]:
-    """One input's shape, as far as it is known."""
-    from torch import Tensor
-
-    usual = {"lenet5": (1, 28, 28), "small-cnn": (1, 8, 8), "convnet": (3, 32, 32), "resnet": (3, 32, 32)}
-    usual["resnet18"] = (3, 64, 64)
-    if options.shape is not None:
-        if x is not None:
-            raise StudyError("--shape and --example both say what inputs are; leave one of them out.")
-        for side in options.shape:
-            positive(side, "--shape")
-        if not options.shape:
-            raise StudyError("--shape got nothing; expected one input's shape, as in --shape 3 32 32.")
-        return options.shape
-    if x is not None:
-        return tuple(x.shape[1:]) if isinstance(x, Tensor) else ()
-    if options.model in usual:
-        return usual[options.model]
-    raise StudyError(
-        f"gradreg bench {options.model} does not know what inputs look like; write --shape for one input, as in "
-        "--shape 3 32 32, or --example module:function for a batch of your own."
-    )
 
 
 def _configurations(loss: "LossFunction", *, formats: tuple[bool, ...]) -> "list[Configuration]":
@@ -307,9 +244,3 @@ def _where(row: "Row", rows: "tuple[Row, ...]") -> str:
 
 def _count(model: "nn.Module") -> int:
     return sum(math.prod(p.shape) for p in model.parameters())
-
-
-def _tensors(x: Any) -> Iterator[Any]:
-    from gradreg import _tree
-
-    return (tensor for _, tensor in _tree.tensors(x))

@@ -84,6 +84,29 @@ def refuse_wrong_rules(second: Tensor, first: Tensor) -> None:
             )
 
 
+def refuse_marked(value: Tensor, z: Tensor) -> None:
+    """Looks for functions that are marked @once_differentiable, around whose error `torch.autograd.grad` walks.
+
+    Args:
+        value: what was differentiated, made from first derivatives of z.
+        z: whose graph holds the functions themselves.
+
+    Raises:
+        RuntimeError: names them.
+    """
+    if any(node.name().endswith("::Error") for node in graph(value)):
+        marked = sorted({name for node in graph(z) if (name := _once_differentiable(node))})
+        raise RuntimeError(f"{' and '.join(marked) or 'an autograd.Function'} is marked @once_differentiable")
+
+
+def _once_differentiable(node: Any) -> str | None:
+    """The name of the autograd.Function behind a node, where its backward cannot be differentiated."""
+    function = getattr(node, "_forward_cls", None)
+    if function is None or not hasattr(function.backward, "__wrapped__"):
+        return None
+    return function.__name__
+
+
 @contextmanager
 def _without_libraries() -> Iterator[None]:
     """Recurrent layers by torch's own operations."""

@@ -41,7 +41,7 @@ class LayerState:
         else:
             for layer in self._layers:
                 self._keep(layer)
-            normalizing = [layer for layer in self._layers if isinstance(layer, _BatchNorm) and _uses_batch(layer)]
+            normalizing = [layer for layer in self._layers if isinstance(layer, _BatchNorm) and uses_batch(layer)]
             handles = [layer.register_forward_pre_hook(self._measure, with_kwargs=True) for layer in normalizing]
         try:
             yield
@@ -59,7 +59,7 @@ class LayerState:
             if layer not in met:
                 met.add(layer)
                 self._keep(layer)
-            if isinstance(layer, _BatchNorm) and _uses_batch(layer):
+            if isinstance(layer, _BatchNorm) and uses_batch(layer):
                 if not args:  # such hooks see positional arguments alone
                     raise ValueError(
                         f"{type(layer).__name__} is called with its input by name, within a function as the model, "
@@ -105,11 +105,12 @@ class LayerState:
 def normalizes_batches(model: Any) -> bool:
     """Whether a module holds batch normalization by the statistics of the batch, which couples examples."""
     return isinstance(model, nn.Module) and any(
-        isinstance(layer, _BatchNorm) and _uses_batch(layer) for layer in model.modules()
+        isinstance(layer, _BatchNorm) and uses_batch(layer) for layer in model.modules()
     )
 
 
-def _uses_batch(layer: _BatchNorm) -> bool:
+def uses_batch(layer: _BatchNorm) -> bool:
+    """Whether a layer normalizes by the statistics of the batch."""
     return layer.training or layer.running_mean is None
 
 

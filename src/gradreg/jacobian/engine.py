@@ -18,6 +18,7 @@ the paper's code does; ForwardMode and FiniteDifference hold them fixed.
 
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,13 +46,18 @@ class Engine(ABC):
     def column(self, at: Linearization, direction: Parts) -> Tensor:
         """``J direction``, shaped as z, differentiable in the parameters."""
 
-    def explain(self, error: Exception) -> Exception:
-        """The error to show for one that torch raised while this engine differentiated."""
+    def explain(self, error: Exception, suspects: Sequence[str] = ()) -> Exception:
+        """The error to show for one that torch raised while this engine differentiated.
+
+        Args:
+            error: torch's.
+            suspects: operations that are known to lack what the engine needs, for an error that names none.
+        """
         if (known := translated(error, f"{type(self).__name__}()")) is not None:
             return known
         if isinstance(error, _checks.UnsupportedOperationError) or not _checks.speaks_of_missing_derivative(error):
             return error
-        return _checks.unsupported(error, f"{type(self).__name__}()", self._others())
+        return _checks.unsupported(error, f"{type(self).__name__}()", self._others(), suspects)
 
     def _others(self) -> str:
         return "engine=gr.FiniteDifference(), which needs first-order differentiation only"

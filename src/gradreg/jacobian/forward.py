@@ -35,13 +35,22 @@ class ForwardPass:
         wanted: the sites at which derivatives will be asked for.
         repeatable: whether an engine will run the model again (costs a copy of the random state and of all buffers,
             and the statistics of batch-normalization layers that are in training mode).
+        fast: whether operations are exchanged for ones whose second derivative is cheaper.
 
     Attributes:
         outputs: what the model returned.
         batch: number of examples B.
     """
 
-    def __init__(self, model: Model, x: InputTree, wanted: Sequence[sites.Site], *, repeatable: bool = False):
+    def __init__(
+        self,
+        model: Model,
+        x: InputTree,
+        wanted: Sequence[sites.Site],
+        *,
+        repeatable: bool = False,
+        fast: bool = True,
+    ):
         self.model, self.x = model, x
         for path, tensor in _tree.tensors(x):
             _checks.ordinary_tensor(tensor, f"x[{path!r}]" if path else "x")
@@ -67,7 +76,7 @@ class ForwardPass:
                 stack.enter_context(self._state.recording())
             if self._random is not None:
                 stack.enter_context(self._random.recording())
-            if wanted and suits(model):
+            if wanted and fast and suits(model):
                 stack.enter_context(FastDerivatives(self.phase))
             self._activations = stack.enter_context(self._watch())
             self.outputs = _call(model, _tree.replace(x, differentiable))

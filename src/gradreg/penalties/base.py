@@ -53,8 +53,12 @@ class Penalty(ABC):
         self.step = 0
 
     needs_labels: bool = False
-    repeats: bool = False
     sites: Sequence[Site] = ()
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the model may be run again."""
+        return False
 
     @abstractmethod
     def value(self, seen: Seen) -> Tensor:
@@ -196,8 +200,12 @@ class PenaltySum(Penalty):
         super().__init__(weight, "sum")
         self.penalties = tuple(penalties)
         self.needs_labels = any(p.needs_labels for p in penalties)
-        self.repeats = any(p.repeats for p in penalties)
         self.sites = [site for p in penalties for site in p.sites]
+
+    @property
+    def repeats(self) -> bool:
+        """Whether one of the terms may run the model again."""
+        return any(p.repeats for p in self.penalties)
 
     def value(self, seen: Seen) -> Tensor:
         """The sum of the weighted terms that are due."""

@@ -1,16 +1,19 @@
 """`JacobianPenalty`: one choice for each of the five slots."""
 
+import copy
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
-from gradreg import _checks
+from gradreg import _checks, _random
 from gradreg._types import Parts
-from gradreg.jacobian._composed import graph, refuse_wrong_rules
+from gradreg.jacobian._composed import graph, refuse_marked, refuse_wrong_rules
 from gradreg.jacobian.engine import DoubleBackward, Engine, ForwardMode
 from gradreg.jacobian.forward import attached
 from gradreg.jacobian.linearization import Linearization
@@ -18,6 +21,7 @@ from gradreg.jacobian.magnitude import Magnitude, SquaredL2, wide
 from gradreg.jacobian.projection import Full, Projection
 from gradreg.jacobian.site import Input, Site, given_tensors
 from gradreg.jacobian.target import Logits, Target, as_target
+from gradreg.penalties.auto import Auto, refuse_to_unmake
 from gradreg.penalties.base import Penalty
 from gradreg.penalties.passes import Seen
 from gradreg.penalties.rows import bytes_held, mean_in_chunks
@@ -32,7 +36,9 @@ class JacobianPenalty(Penalty):
         target: what is differentiated; a `Target`, or a function of the outputs. Default: `Logits()`.
         site: with respect to what; `Input()` or `Hidden(name, ...)`. Default: `Input()`.
         projection: which rows or columns of J. Default: `Full()`, every row.
-        engine: how it is differentiated. Default: `DoubleBackward()`.
+        engine: how it is differentiated. Default: `DoubleBackward()`. "auto" takes the first of `DoubleBackward`,
+            `ForwardMode` and `FiniteDifference` that works, tried at the first batch, and says which and why to the
+            logger "gradreg"; from then on the penalty is one with that engine. See also `gradreg.probe`.
         magnitude: how a projected Jacobian becomes a number. Default: `SquaredL2()`.
         every, fraction, ramp: when it is taken, on which part of the batch, and how its weight moves: see `Penalty`.
         name: the key in ``result.terms``; by default the class's name in lower case.
@@ -55,7 +61,7 @@ class JacobianPenalty(Penalty):
         target: Target | Callable[..., Tensor] | None = None,
         site: Site | None = None,
         projection: Projection | None = None,
-        engine: Engine | None = None,
+        engine: Engine | Literal["auto"] | None = None,
         magnitude: Magnitude | None = None,
         every: int = 1,
         fraction: float = 1.0,
@@ -66,17 +72,26 @@ class JacobianPenalty(Penalty):
         self.target = as_target(target if target is not None else Logits())
         self.site = site if site is not None else Input()
         self.projection = projection if projection is not None else Full()
-        self.engine = engine if engine is not None else DoubleBackward()
         self.magnitude = magnitude if magnitude is not None else SquaredL2()
         _checks.instance(self.site, Site, "site", "gr.Input()")
         _checks.instance(self.projection, Projection, "projection", "gr.Normal()")
-        _checks.instance(self.engine, Engine, "engine", "gr.DoubleBackward()")
+        self._engine = _as_engine(engine)
         _checks.instance(self.magnitude, Magnitude, "magnitude", "gr.SquaredL2()")
         self.needs_labels = self.target.needs_labels or self.projection.needs_labels
-        self.repeats = self.engine.repeats
         self.sites = (self.site,)
         # Bytes that the graph of one row holds, by model and sizes.
         self._held: dict[Any, int] = {}
+
+    @property
+    def engine(self) -> Engine:
+        """How it is differentiated; with "auto" the chosen engine, once there is one."""
+        engine = self._engine
+        return engine.chosen if isinstance(engine, Auto) and engine.chosen is not None else engine
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the engine runs the model again; with "auto" it may, until one is chosen."""
+        return self.engine.repeats
 
     def value(self, seen: Seen) -> Tensor:
         """See `Penalty.value`."""
@@ -97,16 +112,29 @@ class JacobianPenalty(Penalty):
         if self.projection.needs_labels:
             _checks.labels_given(seen.y, type(self.projection).__name__)
         at = self._linearize(seen)
-        try:
+        if isinstance(self.engine, Auto):
+            assert at.forward is not None, "penalties that may run the model again are called with the model"
+            what = f"{type(self).__name__} of {type(at.forward.model).__name__}"
+            self.engine.choose(lambda engine: self._attempt(engine, at, seen), what)
+        with _explaining(self.engine, at):
             values = self._measure(at, seen)
             if values.requires_grad:
                 _rehearse(values, at, self)
-        except (RuntimeError, NotImplementedError) as error:
-            explained = self.engine.explain(error)
-            if explained is error:
-                raise
-            raise explained from error
         return values
+
+    def _attempt(self, engine: Engine, at: Linearization, seen: Seen) -> None:
+        """Measures one row with an engine and differentiates that; no stream of random numbers moves."""
+        assert at.forward is not None
+        refuse_to_unmake(engine, at.forward.model)
+        penalty = copy.copy(self)
+        penalty._engine = engine
+        reference = self.magnitude.reference(seen.x, seen.y)
+        devices = [tensor.device for tensor in (at.z, *at.tensors)]
+        with _random.untouched(seen.generator, devices), _explaining(engine, at):
+            row = next(iter(next(self.projection.draw(at, engine, seen.generator))))
+            value = penalty._measure_one(at, row, reference)
+            if value.requires_grad:
+                _differentiate(value, at, penalty)
 
     def _linearize(self, seen: Seen) -> Linearization:
         target = self._target(seen)
@@ -191,6 +219,29 @@ def _project(reference: Tensor, at: Linearization, row: Parts, side: str) -> Ten
     return torch.einsum("bmn,bn->bm", matrix, vector).reshape(z.shape)
 
 
+def _as_engine(engine: Engine | Literal["auto"] | None) -> Engine:
+    if engine is None:
+        return DoubleBackward()
+    if engine == "auto":
+        return Auto()
+    _checks.instance(engine, Engine, "engine", "gr.DoubleBackward() or engine='auto'")
+    return engine
+
+
+@contextmanager
+def _explaining(engine: Engine, at: Linearization) -> Iterator[None]:
+    """Says what torch's errors about derivatives mean for an engine."""
+    try:
+        yield
+    except (RuntimeError, NotImplementedError) as error:
+        # torch does not say which autograd.Function has no forward-mode rule.
+        suspects = sorted({name for node in graph(at.z) if (name := _without_jvp(node))})
+        explained = engine.explain(error, suspects if "autograd.Function" in str(error) else ())
+        if explained is error:
+            raise
+        raise explained from error
+
+
 class _Outputs:
     """In the place of the model, where ``of(outputs, x)`` has none."""
 
@@ -216,18 +267,21 @@ def _rehearse(values: Tensor, at: Linearization, penalty: JacobianPenalty) -> No
         return
     if key in passed:
         return
+    _differentiate(values, at, penalty)
+    passed.add(key)
+
+
+def _differentiate(values: Tensor, at: Linearization, penalty: JacobianPenalty) -> None:
+    """Differentiates the values once, and looks for what goes wrong without an error of torch's."""
     if penalty.engine.repeats:
         _check_repetition(at, penalty.engine)
+    owner = _owner(at.forward.model) if at.forward is not None else _Outputs
     leaves = list(at.tensors)
     if isinstance(owner, torch.nn.Module):
         leaves += [parameter for parameter in owner.parameters() if parameter.requires_grad]
     value = values.sum()
     torch.autograd.grad(value, leaves, retain_graph=True, allow_unused=True)
-    # autograd.grad walks around such a function's error, backward() does not.
-    if any(node.name().endswith("::Error") for node in graph(value)):
-        marked = sorted({name for node in graph(at.z) if (name := _once_differentiable(node))})
-        raise RuntimeError(f"{' and '.join(marked) or 'an autograd.Function'} is marked @once_differentiable")
-    passed.add(key)
+    refuse_marked(value, at.z)
 
 
 def _check_repetition(at: Linearization, engine: Engine) -> None:
@@ -248,12 +302,13 @@ def _check_repetition(at: Linearization, engine: Engine) -> None:
         )
 
 
-def _once_differentiable(node: Any) -> str | None:
-    """The name of the autograd.Function behind a node, where its backward cannot be differentiated."""
+def _without_jvp(node: Any) -> str | None:
+    """The name of the autograd.Function behind a node, where it has no forward-mode rule."""
     function = getattr(node, "_forward_cls", None)
-    if function is None or not hasattr(function.backward, "__wrapped__"):
+    if function is None or function.__module__.startswith("gradreg."):
         return None
-    return function.__name__
+    lacks = function.setup_context is Function.setup_context or function.jvp is Function.jvp
+    return function.__name__ if lacks else None
 
 
 def _owner(model: Any) -> Any:

@@ -42,8 +42,12 @@ class Term(Protocol):
     """A penalty that is no sum; see `gradreg.penalties.base.Penalty`."""
 
     sites: Sequence[Site]
-    repeats: bool
     schedule: Schedule
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the model is run again."""
+        ...
 
     def is_due(self, step: int | None) -> bool:
         """Whether the penalty counts at a step."""

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from gradreg._timing import in_turn
 from gradreg.study.config import Run, StudyError, digest, meaning
 from gradreg.study.store import Store, write_atomically
-from gradreg.study.timing import in_turn
 
 REPEATS = 25
 

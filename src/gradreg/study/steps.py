@@ -2,7 +2,6 @@
 
 import copy
 import inspect
-import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
@@ -13,9 +12,9 @@ from torch import Tensor, nn
 
 import gradreg as gr
 from gradreg import _tree
+from gradreg._peak import clock_of, peak_bytes
+from gradreg._timing import Spread, in_turn, spread
 from gradreg._types import LossFunction
-from gradreg.study.peak import peak_bytes
-from gradreg.study.timing import Spread, in_turn, spread
 
 Total = Callable[[nn.Module, Any, Any], Tensor]
 """What is minimized: ``total(model, x, y)``."""
@@ -202,7 +201,7 @@ def measure(
         raise first or ValueError(f"measure got no configuration named {PLAIN!r}; expected one to compare with.")
     device = next(iter(steps.values())).device
     periods = {key: configuration.period for key, configuration in chosen.items()}
-    seconds = in_turn(steps, repeats, warm=warm, periods=periods, clock=_clock(device))
+    seconds = in_turn(steps, repeats, warm=warm, periods=periods, clock=clock_of(device))
     peaks = {key: _peak(step, periods[key]) for key, step in steps.items()} if memory else {}
     return Measured(_rows(chosen, {key: spread(values) for key, values in seconds.items()}, peaks), failed)
 
@@ -237,17 +236,6 @@ def _rows(chosen: dict[str, Configuration], seconds: dict[str, Spread], peaks: d
             )
         )
     return tuple(rows)
-
-
-def _clock(device: torch.device) -> Callable[[], float]:
-    if device.type != "cuda":
-        return time.perf_counter
-
-    def waiting() -> float:
-        torch.cuda.synchronize(device)
-        return time.perf_counter()
-
-    return waiting
 
 
 def four_dimensional(x: Any) -> bool:

@@ -400,6 +400,11 @@ def _engine(options: dict[str, Any]) -> gr.Engine:
     """The engine that options name, with those of its own arguments that they hold, which are taken out."""
     engines = {kind.__name__: kind for kind in (gr.DoubleBackward, gr.ForwardMode, gr.FiniteDifference)}
     name = options["engine"]
+    if name == "auto":
+        raise ValueError(
+            "engine='auto' lets each run choose, so that its name would not say what was done; write the engine that "
+            f"gradreg probe recommends for the network: {', '.join(engines)}"
+        )
     if name not in engines:
         raise ValueError(f"engine={name!r}: {unknown(str(name), engines)}")
     own = [f.name for f in fields(engines[name]) if f.name in options]

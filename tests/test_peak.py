@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradreg.study.peak import peak_bytes
+from gradreg._peak import peak_bytes
 
 CPU = torch.device("cpu")
 

@@ -1,7 +1,8 @@
-"""How much memory a step takes on top of what lives before it."""
+"""What a step takes: how much memory on top of what lives before it, and a clock for its time."""
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -42,6 +43,18 @@ def peak_bytes(step: Callable[[], object], device: torch.device) -> int:
         live += event.nbytes()
         peak = max(peak, live)
     return peak
+
+
+def clock_of(device: torch.device) -> Callable[[], float]:
+    """A clock in seconds; on a device that works on its own, one that waits for it first."""
+    if device.type != "cuda":
+        return time.perf_counter
+
+    def waiting() -> float:
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    return waiting
 
 
 @contextmanager

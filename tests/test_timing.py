@@ -2,7 +2,7 @@
 
 import pytest
 
-from gradreg.study.timing import Spread, in_turn, spread
+from gradreg._timing import Spread, in_turn, spread
 
 
 def test_quartiles_are_interpolated() -> None:

@@ -1,0 +1,1 @@
+"""What a model supports: each engine tried on a batch, coupled examples, costs, and which engine to take."""

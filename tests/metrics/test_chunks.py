@@ -1,6 +1,4 @@
-"""What all measures have in common: modes, gradients, parameters and devices are left as found; bad input is refused."""
-
-from collections.abc import Callable
+"""What all measures have in common: every mode is left as found, and bad points are refused."""
 
 import pytest
 import torch

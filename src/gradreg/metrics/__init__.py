@@ -5,11 +5,27 @@ and their gradients alone. Those that differentiate turn gradients on by themsel
 """
 
 from gradreg.metrics._chunks import evaluating
+from gradreg.metrics.attacks import FGSM, PGD, Attack, GaussianNoise, robust_accuracy
+from gradreg.metrics.calibration import accuracy, expected_calibration_error, negative_log_likelihood, predictions
+from gradreg.metrics.margins import Norm, input_margins, logit_margins, saliency
 from gradreg.metrics.norms import jacobian_norms, spectral_norm_lower_bounds, spectral_norms
 
 __all__ = [
+    "FGSM",
+    "PGD",
+    "Attack",
+    "GaussianNoise",
+    "Norm",
+    "accuracy",
     "evaluating",
+    "expected_calibration_error",
+    "input_margins",
     "jacobian_norms",
+    "logit_margins",
+    "negative_log_likelihood",
+    "predictions",
+    "robust_accuracy",
+    "saliency",
     "spectral_norm_lower_bounds",
     "spectral_norms",
 ]

@@ -63,7 +63,7 @@ def in_chunks(
             part = slice(start, start + chunk)
             labels = y[part].to(device) if isinstance(y, Tensor) else y
             found.append(measure(x[part].to(device), labels).detach().to(x.device))
-    return torch.cat(found)
+        return torch.cat(found)
 
 
 def linearized(model: Model, x: Tensor, y: Labels, target: Target, site: Site | None) -> Linearization:

@@ -52,8 +52,10 @@ def jacobian_norms(
 
     def measure(points: Tensor, labels: Labels) -> Tensor:
         at = linearized(model, points, labels, as_target(target or Logits()), site)
-        squares = (norms(row) ** 2 for row in _rows(at))
-        return sum(squares, torch.zeros((), device=points.device)).sqrt()
+        total = torch.zeros((), device=points.device)
+        for row in _rows(at):
+            total = total + norms(row) ** 2
+        return total.sqrt()
 
     return in_chunks(model, x, y, chunk, measure)
 

@@ -7,8 +7,10 @@ and their gradients alone. Those that differentiate turn gradients on by themsel
 from gradreg.metrics._chunks import evaluating
 from gradreg.metrics.attacks import FGSM, PGD, Attack, GaussianNoise, robust_accuracy
 from gradreg.metrics.calibration import accuracy, expected_calibration_error, negative_log_likelihood, predictions
+from gradreg.metrics.curves import Segments, segments, transitions
 from gradreg.metrics.margins import Norm, input_margins, logit_margins, saliency
 from gradreg.metrics.norms import jacobian_norms, spectral_norm_lower_bounds, spectral_norms
+from gradreg.metrics.places import ellipse, interpolated, neighbours, noise
 
 __all__ = [
     "FGSM",
@@ -16,16 +18,23 @@ __all__ = [
     "Attack",
     "GaussianNoise",
     "Norm",
+    "Segments",
     "accuracy",
+    "ellipse",
     "evaluating",
     "expected_calibration_error",
     "input_margins",
+    "interpolated",
     "jacobian_norms",
     "logit_margins",
     "negative_log_likelihood",
+    "neighbours",
+    "noise",
     "predictions",
     "robust_accuracy",
     "saliency",
+    "segments",
     "spectral_norm_lower_bounds",
     "spectral_norms",
+    "transitions",
 ]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import gradreg as gr
 from gradreg import metrics
 
-KINKS = (0.1, 0.33, 0.71)
+KINKS = (0.105, 0.335, 0.715)
 
 
 class Kinks(nn.Module):
@@ -30,7 +30,7 @@ def test_transitions_are_where_the_kinks_are(chunk: int) -> None:
     found = metrics.transitions(Kinks(), line(101), chunk=chunk)
     assert found.shape == (100,)
     assert found.sum() == 3
-    assert found.nonzero().flatten().tolist() == [10, 33, 71] or found.nonzero().flatten().tolist() == [9, 32, 70]
+    assert found.nonzero().flatten().tolist() == [10, 33, 71]
     # The way back crosses the same kinks.
     there_and_back = torch.cat([line(101), line(101).flip(0)])
     assert metrics.transitions(Kinks(), there_and_back, closed=True).sum() == 6
@@ -68,18 +68,16 @@ def test_the_jacobian_of_a_relu_net_changes_only_at_transitions() -> None:
     model = build("mlp")
     curve = metrics.ellipse(*batch()[0], steps=60)
     full = gr.dense.jacobian(model, curve)
-    moved = (full != full.roll(-1, 0)).flatten(1).any(1)
+    moved = ((full - full.roll(-1, 0)).abs() > 1e-12).flatten(1).any(1)
     switched = metrics.transitions(model, curve, closed=True) > 0
     assert torch.equal(moved, switched)
     assert 0 < switched.sum() < 60
 
 
 def test_curves_without_kinks_or_points_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"transitions found no unit that rectifies .* jacobian_norms along the curve"):
+    with pytest.raises(ValueError, match=r"found no unit that rectifies .*For smooth models"):
         metrics.transitions(build("softplus"), batch()[0])
-    with pytest.raises(
-        ValueError, match=r"transitions got a curve of shape \(1, 1, 8, 8\); expected two points or more"
-    ):
+    with pytest.raises(ValueError, match=r"got a curve of shape \(1, 1, 8, 8\); expected two points or more"):
         metrics.transitions(build("mlp"), batch()[0][:1])
 
 
@@ -126,9 +124,8 @@ def test_segments_of_a_network_equal_the_dense_jacobian_and_leave_it_alone() -> 
         with torch.no_grad():
             found = metrics.segments(model, a, b, target=target, chunk=2)
         unit = (b - a).flatten(1) / (b - a).flatten(1).norm(dim=1, keepdim=True)
-        slopes = [
-            (gr.dense.jacobian(model, p, target=target) @ unit[:, :, None]).flatten(1).norm(dim=1) for p in (a, b)
-        ]
+        columns = [gr.dense.jacobian(model, p, target=target) @ unit[:, :, None] for p in (a, b)]
+        slopes = [column[:, :, 0].norm(dim=1) for column in columns]
         torch.testing.assert_close(found.at_ends, (slopes[0] + slopes[1]) / 2, rtol=1e-9, atol=0)
         chord = (target(model(b), None) - target(model(a), None)).norm(dim=1) / (b - a).flatten(1).norm(dim=1)
         torch.testing.assert_close(found.chord, chord.detach())

@@ -67,9 +67,7 @@ def test_the_ellipse_goes_through_its_points_and_closes() -> None:
 
 def test_bad_points_are_refused() -> None:
     for make in (metrics.interpolated, metrics.noise, metrics.neighbours):
-        with pytest.raises(
-            ValueError, match=rf"{make.__name__} got one point, of shape \(1, 3\); expected two or more"
-        ):
+        with pytest.raises(ValueError, match=rf"{make.__name__} got one point, of shape \(1, 3\); expected two"):
             make(torch.randn(1, 3))
         with pytest.raises(TypeError, match="gradients need floating-point numbers"):
             make(torch.ones(3, 3, dtype=torch.uint8))

@@ -136,9 +136,9 @@ class PGD(Attack):
     """Projected gradient ascent: ``x' <- clip(project(x' + step_size * direction(grad)))``.
 
     The direction is the sign of the gradient for "linf" and the gradient over its norm for "l2"; the projection goes
-    back to the ball of the radius around x. Followed is ``l = log sum over k != y of exp(z_k) - z_y``. The cross-entropy is
-    ``log(1 + exp(l))``, so the directions are the same, but l keeps its gradient where the cross-entropy's is rounded
-    off: a model that is very sure would otherwise look robust.
+    back to the ball of the radius around x. Followed is ``l = log sum over k != y of exp(z_k) - z_y``. The cross-entropy
+    is ``log(1 + exp(l))``, so the directions are the same, but l keeps its gradient where the cross-entropy's is
+    rounded off: a model that is very sure would otherwise look robust.
 
     Args:
         radius: largest distance from x in the norm, in units of x.

@@ -19,7 +19,7 @@ BOUNDS = (0.0, 1.0)
 def foolbox() -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # it imports from an old name of scipy's
-        return pytest.importorskip("foolbox")
+        return pytest.importorskip("foolbox", exc_type=ImportError)
 
 
 def two_classes() -> tuple[nn.Linear, Tensor, Tensor]:
@@ -208,6 +208,12 @@ def test_seeded_attacks_repeat_and_leave_the_global_random_state_alone() -> None
         assert torch.equal(a, b)
         assert not torch.equal(a, attack(model, x, y, generator=Generator().manual_seed(4)))
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_attacks_say_what_they_are() -> None:
+    assert str(GaussianNoise(0.25, bounds=BOUNDS)) == "noise 0.25 in [0, 1]"
+    assert str(FGSM(0.1)) == "FGSM linf 0.1"
+    assert str(PGD(2, "l2", steps=7)) == "PGD l2 2 (7 steps)"
 
 
 def test_bad_settings_are_refused() -> None:

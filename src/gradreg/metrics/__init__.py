@@ -10,6 +10,7 @@ from gradreg.metrics.calibration import accuracy, expected_calibration_error, ne
 from gradreg.metrics.curves import Segments, segments, transitions
 from gradreg.metrics.margins import Norm, input_margins, logit_margins, saliency
 from gradreg.metrics.norms import jacobian_norms, spectral_norm_lower_bounds, spectral_norms
+from gradreg.metrics.overview import Norms, Profile, profile
 from gradreg.metrics.places import ellipse, interpolated, neighbours, noise
 
 __all__ = [
@@ -18,6 +19,8 @@ __all__ = [
     "Attack",
     "GaussianNoise",
     "Norm",
+    "Norms",
+    "Profile",
     "Segments",
     "accuracy",
     "ellipse",
@@ -31,6 +34,7 @@ __all__ = [
     "neighbours",
     "noise",
     "predictions",
+    "profile",
     "robust_accuracy",
     "saliency",
     "segments",

@@ -55,6 +55,11 @@ class Attack(ABC):
         """Within the bounds, where there are any."""
         return x if self.bounds is None else x.clamp(*self.bounds)
 
+    @property
+    def within(self) -> str:
+        """The bounds in words, empty if there are none."""
+        return "" if self.bounds is None else f" in [{self.bounds[0]:g}, {self.bounds[1]:g}]"
+
     def _check_bounds(self, x: Tensor) -> None:
         if self.bounds is None:
             return
@@ -91,6 +96,9 @@ class GaussianNoise(Attack):
         _checks.not_negative(self.deviation, "deviation", "GaussianNoise")
         _check(self.bounds, "GaussianNoise")
 
+    def __str__(self) -> str:
+        return f"noise {self.deviation:g}{self.within}"
+
     def moved(self, model: Model, x: Tensor, y: Tensor, generator: Generator | None) -> Tensor:
         """See `Attack.moved`."""
         return self.clipped(x + self.deviation * _random.normal(x.shape, x, generator))
@@ -125,6 +133,9 @@ class FGSM(Attack):
         _checks.choice(self.norm, ("l2", "linf"), "norm", "FGSM")
         _check(self.bounds, "FGSM")
 
+    def __str__(self) -> str:
+        return f"FGSM {self.norm} {self.radius:g}{self.within}"
+
     def moved(self, model: Model, x: Tensor, y: Tensor, generator: Generator | None) -> Tensor:
         """See `Attack.moved`."""
         step = PGD(self.radius, self.norm, steps=1, step_size=self.radius, random_start=False, bounds=self.bounds)
@@ -136,9 +147,9 @@ class PGD(Attack):
     """Projected gradient ascent: ``x' <- clip(project(x' + step_size * direction(grad)))``.
 
     The direction is the sign of the gradient for "linf" and the gradient over its norm for "l2"; the projection goes
-    back to the ball of the radius around x. Followed is ``l = log sum over k != y of exp(z_k) - z_y``. The cross-entropy
-    is ``log(1 + exp(l))``, so the directions are the same, but l keeps its gradient where the cross-entropy's is
-    rounded off: a model that is very sure would otherwise look robust.
+    back to the ball of the radius around x. Followed is ``l = log sum over k != y of exp(z_k) - z_y``. The
+    cross-entropy is ``log(1 + exp(l))``, so the directions are the same, but l keeps its gradient where that of the
+    cross-entropy is rounded off: a model that is very sure would otherwise look robust.
 
     Args:
         radius: largest distance from x in the norm, in units of x.
@@ -171,6 +182,9 @@ class PGD(Attack):
         if self.step_size is not None:
             _checks.not_negative(self.step_size, "step_size", "PGD")
         _check(self.bounds, "PGD")
+
+    def __str__(self) -> str:
+        return f"PGD {self.norm} {self.radius:g} ({self.steps} steps){self.within}"
 
     def moved(self, model: Model, x: Tensor, y: Tensor, generator: Generator | None) -> Tensor:
         """See `Attack.moved`."""

@@ -97,21 +97,24 @@ def spectral_norms(
 
     Source: the paper's section 2.1; the power iteration of Yoshida & Miyato 2017, there for weights.
     """
-    if iterations is not None:
-        _checks.positive_integer(iterations, "iterations", "spectral_norms")
+    chosen = as_target(target or Logits())
+    if iterations is None:
+        return _of_full(model, x, y, chosen, site, chunk, _largest_singular_values)
+    _checks.positive_integer(iterations, "iterations", "spectral_norms")
 
     def measure(points: Tensor, labels: Labels) -> Tensor:
-        at = linearized(model, points, labels, as_target(target or Logits()), site)
-        if iterations is not None:
-            return _by_power_iteration(at, iterations, generator)
-        count = at.batch
-        if count > 1 and count * at.z[0].numel() * sum(tensor[0].numel() for tensor in at.tensors) > ENTRIES:
-            del at
-            halves = (slice(None, count // 2), slice(count // 2, None))
-            return torch.cat([measure(points[h], labels[h] if isinstance(labels, Tensor) else labels) for h in halves])
-        return _largest_singular_values(at)
+        return _by_power_iteration(linearized(model, points, labels, chosen, site), iterations, generator)
 
     return in_chunks(model, x, y, chunk, measure)
+
+
+def both_norms(model: Model, x: Tensor, target: Target, *, chunk: int = 256) -> Tensor:
+    """`jacobian_norms` and `spectral_norms` (N, 2), at the cost of one."""
+
+    def measure(full: Tensor) -> Tensor:
+        return torch.stack([torch.linalg.matrix_norm(full), _largest_singular_values(full)], 1)
+
+    return _of_full(model, x, None, target, None, chunk, measure)
 
 
 def spectral_norm_lower_bounds(
@@ -157,8 +160,24 @@ def _rows(at: Linearization) -> Iterator[Parts]:
         yield at.gradient(unit)
 
 
-def _largest_singular_values(at: Linearization) -> Tensor:
-    full = torch.stack([torch.cat([flat(wide(part)) for part in row], 1) for row in _rows(at)], 1)
+def _of_full(
+    model: Model, x: Tensor, y: Labels, target: Target, site: Site | None, chunk: int, of: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """A measure of the whole Jacobians (B, m, n) of each chunk."""
+
+    def measure(points: Tensor, labels: Labels) -> Tensor:
+        at = linearized(model, points, labels, target, site)
+        count = at.batch
+        if count > 1 and count * at.z[0].numel() * sum(tensor[0].numel() for tensor in at.tensors) > ENTRIES:
+            del at
+            halves = (slice(None, count // 2), slice(count // 2, None))
+            return torch.cat([measure(points[h], labels[h] if isinstance(labels, Tensor) else labels) for h in halves])
+        return of(torch.stack([torch.cat([flat(wide(part)) for part in row], 1) for row in _rows(at)], 1))
+
+    return in_chunks(model, x, y, chunk, measure)
+
+
+def _largest_singular_values(full: Tensor) -> Tensor:
     smaller = full @ full.mT if full.shape[1] <= full.shape[2] else full.mT @ full
     # Rounding shows relative to the largest eigenvalue, so that squaring J costs the root nothing.
     return torch.linalg.eigvalsh(smaller.double())[:, -1].clamp(min=0).sqrt().to(full.dtype)

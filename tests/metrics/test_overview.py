@@ -71,6 +71,15 @@ def test_the_same_seed_measures_the_same_and_text_names_everything() -> None:
     assert lines[11].split() == ["||J_g||_F", "||J_g||_2", "||J_f||_F", "||J_f||_2"]
 
 
+def test_profiles_are_the_same_in_every_context() -> None:
+    model, (x, y) = build("mlp").train(), points()
+    outside = str(metrics.profile(model, x, y))
+    for context in (torch.no_grad, torch.inference_mode):
+        with context():
+            assert str(metrics.profile(model, x, y)) == outside
+    assert model.training
+
+
 def test_bad_input_is_refused() -> None:
     model, (x, y) = build("mlp"), points()
     with pytest.raises(ValueError, match="labels of shape"):

@@ -73,3 +73,14 @@ def test_bad_points_are_refused() -> None:
             make(torch.ones(3, 3, dtype=torch.uint8))
     with pytest.raises(ValueError, match=r"ellipse got points of shapes \(3,\), \(3,\), \(4,\)"):
         metrics.ellipse(torch.zeros(3), torch.zeros(3), torch.zeros(4))
+
+
+def test_points_made_under_inference_mode_can_be_measured_at() -> None:
+    x, model = torch.randn(5, 3, requires_grad=True), torch.nn.Linear(3, 2)
+    makes = (metrics.interpolated, metrics.noise, metrics.neighbours, lambda x: metrics.ellipse(*x[:3]))
+    with torch.inference_mode():
+        for make in makes:
+            points = make(x)
+            assert not points.is_inference()
+            assert not points.requires_grad
+            assert metrics.jacobian_norms(model, points).shape == points.shape[:1]

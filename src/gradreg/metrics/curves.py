@@ -119,7 +119,9 @@ def segments(
     Source: the objection of the paper's section 4.7, as a number.
     """
     _checks.positive_integer(steps, "steps", "segments")
-    if isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape != b.shape:
+    for ends, where in ((a, "a"), (b, "b")):
+        _checks.ordinary_tensor(ends, where)
+    if a.shape != b.shape:
         raise ValueError(f"segments got points of shapes {tuple(a.shape)} and {tuple(b.shape)}; expected the same.")
     chosen = as_target(target or Logits())
 

@@ -1,13 +1,30 @@
 """Points to measure at besides the data: between data points, far from them, and on closed curves through them."""
 
 import math
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec
 
 import torch
 from torch import Generator, Tensor
 
 from gradreg import _checks, _random
 
+P = ParamSpec("P")
 
+
+def _ordinary(make: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """Points to differentiate at, also where the caller is in `torch.inference_mode`; without a graph."""
+
+    @wraps(make)
+    def made(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+        with torch.inference_mode(False), torch.no_grad():
+            return make(*args, **kwargs)
+
+    return made
+
+
+@_ordinary
 def interpolated(x: Tensor, *, generator: Generator | None = None) -> Tensor:
     """One point for each, ``x_i + t (x_j - x_i)``, with another one j and t in [0, 1] at random.
 
@@ -33,6 +50,7 @@ def interpolated(x: Tensor, *, generator: Generator | None = None) -> Tensor:
     return torch.lerp(x, x[others], t.reshape(-1, *[1] * (x.ndim - 1)))
 
 
+@_ordinary
 def noise(x: Tensor, *, generator: Generator | None = None) -> Tensor:
     """Points without structure: each entry from N(m, s^2) with the mean m and deviation s of that entry over the data.
 
@@ -54,6 +72,7 @@ def noise(x: Tensor, *, generator: Generator | None = None) -> Tensor:
     return mean + deviation * _random.normal(x.shape, x, generator)
 
 
+@_ordinary
 def neighbours(x: Tensor, *, apart: float = 0.0, chunk: int = 1024) -> Tensor:
     """The nearest other point of each, of those that are farther than ``apart`` from it, in L2 norm.
 
@@ -90,6 +109,7 @@ def neighbours(x: Tensor, *, apart: float = 0.0, chunk: int = 1024) -> Tensor:
     return x[torch.cat(found)]
 
 
+@_ordinary
 def ellipse(a: Tensor, b: Tensor, c: Tensor, *, steps: int = 300) -> Tensor:
     """A closed curve through three points: ``(a + b + c)/3 + u cos t + v sin t``, the smallest ellipse around them.
 

@@ -16,8 +16,7 @@ PUBLIC = {name: getattr(gr, name) for name in gr.__all__ if not isinstance(getat
 FUNCTIONS = {
     "dense.jacobian": gr.dense.jacobian,
     "convert.weight": gr.convert.weight,
-    "metrics.jacobian_norms": gr.metrics.jacobian_norms,
-    "metrics.spectral_norm_lower_bounds": gr.metrics.spectral_norm_lower_bounds,
+    **{f"metrics.{name}": getattr(gr.metrics, name) for name in gr.metrics.__all__ if name != "Norm"},
     "models.LeNet5": models.LeNet5,
     "models.SmallCNN": models.SmallCNN,
     "data.splits.split": split,
@@ -32,6 +31,11 @@ WITHOUT = {
     "Engine",
     "Magnitude",
     "Result",
+    "metrics.Attack",
+    "metrics.Norms",
+    "metrics.Profile",
+    "metrics.Segments",
+    "metrics.evaluating",
     "UnsupportedOperationError",
 }
 

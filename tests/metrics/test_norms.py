@@ -67,3 +67,55 @@ def test_spectral_norm_lower_bounds_rise_with_the_samples_to_the_spectral_norm()
 def test_an_empty_set_of_points_is_refused() -> None:
     with pytest.raises(ValueError, match="batch of 0 examples"):
         gr.metrics.jacobian_norms(build("mlp"), batch()[0][:0])
+
+
+@pytest.mark.parametrize("name", ["mlp", "softplus", "lenet", "frozen-batchnorm"])
+@pytest.mark.parametrize("target", [gr.Logits(), gr.Probabilities()], ids=["J_g", "J_f"])
+def test_spectral_norms_equal_the_largest_singular_value_of_the_dense_jacobian(name: str, target: gr.Target) -> None:
+    model, (x, _) = build(name), batch(5)
+    truth = torch.linalg.svdvals(gr.dense.jacobian(model, x, target=target))[:, 0]
+    found = gr.metrics.spectral_norms(model, x, target=target, chunk=2)
+    torch.testing.assert_close(found, truth, rtol=1e-9, atol=0)
+    assert (found <= gr.metrics.jacobian_norms(model, x, target=target) * (1 + 1e-12)).all()
+
+
+def test_norms_of_a_model_with_fewer_inputs_than_outputs() -> None:
+    model, x = nn.Sequential(nn.Linear(2, 8), nn.Softplus(), nn.Linear(8, 5)).double(), torch.randn(6, 2).double()
+    full = gr.dense.jacobian(model, x)
+    torch.testing.assert_close(gr.metrics.jacobian_norms(model, x), full.norm(dim=(1, 2)), rtol=1e-9, atol=0)
+    torch.testing.assert_close(gr.metrics.spectral_norms(model, x), torch.linalg.svdvals(full)[:, 0])
+
+
+def test_spectral_norms_halve_chunks_whose_jacobians_are_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, (x, y) = build("lenet"), batch(5)
+    sizes = []
+    model.register_forward_hook(lambda module, args, output: sizes.append(len(output)))
+    expected = gr.metrics.spectral_norms(model, x, y, target=gr.Loss(cross_entropy))
+    monkeypatch.setattr("gradreg.metrics.norms.ENTRIES", 2 * 64)
+    torch.testing.assert_close(gr.metrics.spectral_norms(model, x, y, target=gr.Loss(cross_entropy)), expected)
+    assert sizes == [5, 5, 2, 3, 1, 2]
+
+
+def test_power_iteration_rises_to_the_spectral_norm() -> None:
+    model, (x, _) = build("softplus"), batch()
+    truth = torch.linalg.svdvals(gr.dense.jacobian(model, x))[:, 0]
+    few, many = (
+        gr.metrics.spectral_norms(model, x, iterations=k, generator=Generator().manual_seed(0)) for k in (1, 200)
+    )
+    assert (few <= many * (1 + 1e-12)).all()
+    torch.testing.assert_close(many, truth, rtol=1e-6, atol=0)
+    with pytest.raises(ValueError, match="iterations=0; expected a whole number >= 1"):
+        gr.metrics.spectral_norms(model, x, iterations=0)
+
+
+def test_spectral_norms_at_hidden_sites() -> None:
+    model, (x, _) = build("residual-groupnorm"), batch()
+    site = gr.Hidden("stem")
+    truth = torch.linalg.svdvals(gr.dense.jacobian(model, x, site=site))[:, 0]
+    torch.testing.assert_close(gr.metrics.spectral_norms(model, x, site=site), truth, rtol=1e-9, atol=0)
+
+
+def test_a_zero_jacobian_has_norms_of_zero() -> None:
+    model = lambda x: 0 * x
+    for iterations in (None, 3):
+        assert torch.equal(gr.metrics.spectral_norms(model, torch.randn(4, 3), iterations=iterations), torch.zeros(4))

@@ -1,0 +1,113 @@
+"""A model in evaluation mode on many points, a chunk of them at a time."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from gradreg import _checks
+from gradreg._types import Labels, Model
+from gradreg.jacobian.forward import ForwardPass
+from gradreg.jacobian.linearization import Linearization
+from gradreg.jacobian.site import Input, Site
+from gradreg.jacobian.target import Target
+
+
+def in_chunks(
+    model: Model,
+    x: Tensor,
+    y: Labels,
+    chunk: int,
+    measure: Callable[[Tensor, Labels], Tensor],
+    *,
+    gradients: bool = True,
+) -> Tensor:
+    """``measure(x, y)`` of one chunk after the other, joined.
+
+    The model is in evaluation mode meanwhile, and autograd records, whatever context the caller is in. Chunks go to the
+    model's device and the results come back to that of x, so that a set may be larger than the memory of a GPU.
+
+    Args:
+        model: a module (the mode of each of its parts is put back, also after an error) or a function.
+        x: (N, ...), one tensor.
+        y: what belongs to each point, (N, ...), or None.
+        chunk: number of points at a time.
+        measure: from (B, ...) to (B, ...).
+        gradients: whether the measure differentiates.
+
+    Returns:
+        (N, ...) without a graph.
+
+    Raises:
+        TypeError: x is no tensor.
+        ValueError: no points, other numbers of points and labels, inference tensors where gradients are needed.
+    """
+    _checks.positive_integer(chunk, "chunk", "metrics")
+    if not isinstance(x, Tensor):
+        raise TypeError(f"metrics got x of type {type(x).__name__}; expected one tensor (N, ...): torch.as_tensor(x).")
+    batch = _checks.batch_size(x, "x")
+    _checks.label_batch(y, batch)
+    if gradients:
+        _checks.ordinary_tensor(x, "x")
+        if isinstance(y, Tensor):
+            _checks.ordinary_tensor(y, "y")
+    device = device_of(model, x)
+    found = []
+    with ExitStack() as stack:
+        stack.enter_context(_checks.grad_enabled())
+        stack.enter_context(evaluating(model))
+        if not gradients:
+            stack.enter_context(torch.no_grad())
+        for start in range(0, batch, chunk):
+            part = slice(start, start + chunk)
+            labels = y[part].to(device) if isinstance(y, Tensor) else y
+            found.append(measure(x[part].to(device), labels).detach().to(x.device))
+        return torch.cat(found)
+
+
+def linearized(model: Model, x: Tensor, y: Labels, target: Target, site: Site | None) -> Linearization:
+    """J of one chunk."""
+    site = site or Input()
+    return Linearization.of_pass(ForwardPass(model, x, [site]), target, y, site)
+
+
+def device_of(model: Model, x: Tensor) -> torch.device:
+    """Where the model's parameters are; that of the points for a function or a module without any."""
+    parameters = model.parameters() if isinstance(model, nn.Module) else iter(())
+    return next((parameter.device for parameter in parameters), x.device)
+
+
+@contextmanager
+def evaluating(model: Model) -> Iterator[None]:
+    """Evaluation mode for a while; afterwards every submodule is in the mode it was in."""
+    if not isinstance(model, nn.Module):
+        yield
+        return
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def class_scores(outputs: object, owner: str) -> Tensor:
+    """Outputs as class scores (B, C) with at least two classes."""
+    z = _checks.outputs_tensor(outputs, owner)
+    if z.ndim != 2 or z.shape[1] < 2:
+        raise ValueError(
+            f"{owner} got outputs of shape {tuple(z.shape)}; expected class scores (N, C) with C >= 2. For one score s "
+            "of two classes write lambda x: torch.nn.functional.pad(model(x), (1, 0)), whose classes are 0 and s."
+        )
+    return z
+
+
+def class_indices(y: Labels, z: Tensor, owner: str) -> Tensor:
+    """Labels as class indices (B,) for class scores (B, C)."""
+    _checks.labels_given(y, owner)
+    if isinstance(y, Tensor) and y.is_floating_point():
+        raise ValueError(f"{owner} got labels of dtype {y.dtype}; expected class indices (N,): write y.argmax(1).")
+    _checks.class_labels(y, z, 1, owner)
+    return y.long().to(z.device)

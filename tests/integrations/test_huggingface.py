@@ -1,4 +1,4 @@
-"""Hugging Face's Trainer with penalties: the plain loop step for step, accumulation, label smoothing, precision, errors."""
+"""Hugging Face's Trainer with penalties: the plain loop step for step, accumulation, smoothing, precision, errors."""
 
 import sys
 from pathlib import Path
@@ -8,14 +8,10 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
-
-import gradreg as gr
-
-pytest.importorskip("transformers")
-
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments, ViTConfig
 from transformers import ViTForImageClassification as Vit
 
+import gradreg as gr
 from gradreg.integrations.huggingface import GradientRegularized, GradientRegularizedTrainer
 
 SITE = gr.Hidden("bert.embeddings")
@@ -129,8 +125,8 @@ def test_without_penalties_it_is_the_trainer(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("scaled", [None, False], ids=["by the Trainer's rule", "stated"])
 def test_accumulated_penalties_are_means_over_the_micro_batches(scaled: bool | None, tmp_path: Path) -> None:
-    """BERT takes the number of items and ignores it, so that by its own rule the Trainer adds the losses of micro-batches
-    up where it should average them; the penalty is averaged in both cases.
+    """BERT takes the number of items and ignores it, so that by its own rule the Trainer adds up the losses of
+    micro-batches where it should average them; the penalty is averaged in both cases.
     """
     model, copy = bert(), bert()
     penalty = gr.SpectReg(0.1, site=SITE)
@@ -197,7 +193,7 @@ def test_activation_checkpointing_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_fused_attention_is_named_and_finite_differences_work_with_it(tmp_path: Path) -> None:
-    with pytest.raises(gr.UnsupportedOperationError, match="attention.* has no double backward") as caught:
+    with pytest.raises(gr.UnsupportedOperationError, match=r"attention.* has no double backward") as caught:
         trainer(tmp_path, bert("sdpa"), gr.SpectReg(0.1, site=SITE)).train()
     assert caught.value.__notes__ == ['For models of transformers: from_pretrained(..., attn_implementation="eager").']
     model, copy = bert("sdpa"), bert()
@@ -207,17 +203,9 @@ def test_fused_attention_is_named_and_finite_differences_work_with_it(tmp_path: 
 
 
 def test_images_are_named(tmp_path: Path) -> None:
-    config = ViTConfig(
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=8,
-        image_size=8,
-        patch_size=4,
-        num_channels=1,
-        num_labels=2,
-        attn_implementation="eager",
-    )
+    sizes: dict[str, Any] = {"hidden_size": 8, "intermediate_size": 8, "image_size": 8, "patch_size": 4}
+    layers: dict[str, Any] = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_channels": 1}
+    config = ViTConfig(**sizes, **layers, **{"num_labels": 2, "attn_implementation": "eager"})
     found = trainer(tmp_path, Vit(config), gr.SpectReg(0.1, site=gr.Input("pixel_values")), steps=1)
     found.train_dataset = [{"pixel_values": torch.randn(1, 8, 8), "labels": i % 2} for i in range(16)]
     found.train()
@@ -229,7 +217,7 @@ def test_what_is_no_penalty_and_what_names_no_site_is_refused(tmp_path: Path) ->
         trainer(tmp_path, bert(), 0.1)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"does not say which of the model's inputs.*site=gr.Hidden\(\"bert.embedd"):
         trainer(tmp_path, bert(), gr.ConfidencePenalty(0.1) + gr.SpectReg(0.1))
-    with pytest.raises(TypeError, match="dtype torch.int64; gradients need floating-point numbers"):
+    with pytest.raises(TypeError, match=r"dtype torch.int64; gradients need floating-point numbers"):
         trainer(tmp_path, bert(), gr.SpectReg(0.1, site=gr.Input("input_ids"))).train()
 
 

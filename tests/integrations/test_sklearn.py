@@ -1,4 +1,4 @@
-"""The scikit-learn estimators: scikit-learn's own checks, the plain loop step for step, what the penalty does, errors."""
+"""The scikit-learn estimators: scikit-learn's own checks, the plain loop step for step, what penalties do, errors."""
 
 import pickle
 import sys
@@ -22,6 +22,7 @@ from gradreg.integrations.sklearn import GradientRegularizedClassifier, Gradient
 
 X, Y = load_iris(return_X_y=True)
 X = StandardScaler().fit_transform(X)
+ROWS = torch.as_tensor(X, dtype=torch.float32)
 FAST: dict[str, Any] = {"epochs": 12, "learning_rate": 0.02, "hidden_layer_sizes": (16,), "random_state": 0}
 
 
@@ -60,7 +61,7 @@ def test_the_loss_and_the_penalty_fall_and_the_network_is_flatter() -> None:
     assert flat.history_[-1]["task"] < 0.7 * flat.history_[0]["task"]
     # At the start the network is flat by its initialization, and grows steep as it learns.
     assert flat.history_[-1]["spectreg"] < max(h["spectreg"] for h in flat.history_)
-    norms = [gr.metrics.jacobian_norms(e.module_, torch.as_tensor(X, dtype=torch.float32)).mean() for e in (steep, flat)]
+    norms = [gr.metrics.jacobian_norms(e.module_, ROWS).mean() for e in (steep, flat)]
     assert norms[1] < 0.5 * norms[0]
     assert flat.score(X, Y) > 0.9
     assert not flat.module_.training
@@ -79,10 +80,11 @@ def test_a_seed_gives_the_same_network_and_leaves_torchs_random_state_alone() ->
 def test_weight_and_penalty_are_searched_like_other_parameters() -> None:
     net = make_pipeline(StandardScaler(), GradientRegularizedClassifier(**{**FAST, "epochs": 3}))
     name = "gradientregularizedclassifier__"
-    grid = {f"{name}weight": [0.0, 0.03], f"{name}penalty": [gr.SpectReg, gr.DoubleBack], f"{name}epochs": np.array([3])}
-    search = GridSearchCV(net, grid, cv=2).fit(X, Y)
+    grid = {"weight": [0.0, 0.03], "penalty": [gr.SpectReg, gr.DoubleBack], "epochs": np.array([3])}
+    search = GridSearchCV(net, {name + key: values for key, values in grid.items()}, cv=2).fit(X, Y)
     assert len(search.cv_results_["params"]) == 4
-    assert clone(search.best_estimator_).get_params()[f"{name}penalty"] in (gr.SpectReg, gr.DoubleBack)
+    best: Any = clone(search.best_estimator_)
+    assert best.get_params()[f"{name}penalty"] in (gr.SpectReg, gr.DoubleBack)
 
 
 def test_labels_may_be_words() -> None:
@@ -107,7 +109,7 @@ def test_the_regressor_learns_and_its_penalty_flattens() -> None:
     steep, flat = (GradientRegularizedRegressor(weight, **{**FAST, "epochs": 40}).fit(X, target) for weight in (0, 0.3))
     assert steep.score(X, target) > 0.9
     assert steep.score(X, target) > flat.score(X, target) > 0.3
-    norms = [gr.metrics.jacobian_norms(e.module_, torch.as_tensor(X, dtype=torch.float32)).mean() for e in (steep, flat)]
+    norms = [gr.metrics.jacobian_norms(e.module_, ROWS).mean() for e in (steep, flat)]
     assert norms[1] < 0.7 * norms[0]
     assert cross_val_score(GradientRegularizedRegressor(**FAST), X, target, cv=2).shape == (2,)
 

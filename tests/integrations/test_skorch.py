@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from skorch import NeuralNetClassifier
-from skorch.callbacks import PassthroughScoring
 from sklearn.base import clone
 from sklearn.datasets import load_iris
 from sklearn.model_selection import GridSearchCV
+from skorch import NeuralNetClassifier
+from skorch.callbacks import PassthroughScoring
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils.data import DataLoader, TensorDataset
@@ -34,7 +34,7 @@ class Net(nn.Module):
         return scale * self.last(torch.tanh(self.first(x)))
 
 
-def classifier(*penalties: gr.Penalty, **changed: Any) -> GradientRegularizedNetClassifier:
+def classifier(*penalties: gr.Penalty, **changed: Any) -> Any:
     settings: dict[str, Any] = {
         "criterion": nn.CrossEntropyLoss,
         "optimizer": torch.optim.SGD,
@@ -86,14 +86,15 @@ def test_without_penalties_it_is_skorchs_own_net() -> None:
     torch.manual_seed(1)
     ours = classifier().fit(X, Y)
     torch.manual_seed(1)
-    plain = NeuralNetClassifier(**settings).fit(X, Y)
+    plain: Any = NeuralNetClassifier(**settings).fit(X, Y)
     assert np.array_equal(ours.predict_proba(X), plain.predict_proba(X))
 
 
 def test_it_is_cloned_pickled_and_searched() -> None:
     net = classifier(gr.SpectReg(0.1), max_epochs=1).fit(X, Y)
     assert np.array_equal(pickle.loads(pickle.dumps(net)).predict_proba(X), net.predict_proba(X))
-    assert repr(clone(net).penalties) == "[SpectReg(0.1, projection=Normal(samples=1, per='example', side='output'))]"
+    copy: Any = clone(net)
+    assert repr(copy.penalties) == "[SpectReg(0.1, projection=Normal(samples=1, per='example', side='output'))]"
     search = GridSearchCV(net, {"penalties": [[], [gr.SpectReg(0.1)]], "max_epochs": [1]}, cv=2).fit(X, Y)
     assert len(search.cv_results_["params"]) == 2
 
@@ -116,7 +117,7 @@ def test_inputs_by_name_and_arguments_of_fit() -> None:
 
 def test_a_regressor() -> None:
     target = X[:, :1] * X[:, 1:2]
-    net = GradientRegularizedNetRegressor(
+    net: Any = GradientRegularizedNetRegressor(
         Net(1), penalties=[gr.DoubleBack(0.01), gr.FrobReg(0.001)], max_epochs=10, lr=0.1, train_split=None, verbose=0
     ).fit(X, target)
     assert net.history[-1, "train_loss"] < net.history[0, "train_loss"]

@@ -24,12 +24,12 @@ except ImportError as error:
 class GradientRegularized:
     """A mixin for `transformers.Trainer` and its subclasses: ``class Mine(GradientRegularized, Seq2SeqTrainer): ...``
 
-    The Trainer computes its loss as ever, label smoothing and ``compute_loss_func`` included, on a forward pass that the
-    penalties share. They are added while the model trains; evaluation reports the loss alone.
+    The Trainer computes its loss as ever, label smoothing and ``compute_loss_func`` included, on a forward pass that
+    the penalties share. They are added while the model trains; evaluation reports the loss alone.
 
-    With gradient accumulation the penalty is the mean over the micro-batches, whether the Trainer averages the loss over
-    these or has divided it by the number of items. Steps of lazy penalties and ramps are the Trainer's ``global_step``.
-    What each penalty adds is logged beside the loss, as "penalty/" and its name, averaged over what it was logged for.
+    With gradient accumulation the penalty is the mean over the micro-batches, whether the Trainer averages the loss
+    over these or has divided it by the number of items. Steps of lazy penalties and ramps are the Trainer's
+    ``global_step``. The mean of what each penalty added is logged beside the loss, as "penalty/" and its name.
 
     Args:
         penalties: a list of them. Token ids have no gradient, so of a language model the site is its embedding:
@@ -62,7 +62,7 @@ class GradientRegularized:
         num_items_in_batch: Any = None,
     ) -> Any:
         """The Trainer's loss plus the penalties, while the model trains; see `transformers.Trainer.compute_loss`."""
-        plain = super().compute_loss
+        plain = super().compute_loss  # type: ignore[misc]
         if not model.training or not torch.is_grad_enabled():
             return plain(model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch)
         labels = inputs.get("labels")
@@ -92,7 +92,7 @@ class GradientRegularized:
         if "loss" in logs:
             logs = {**logs, **{f"penalty/{name}": torch.stack(t).mean().item() for name, t in self._terms.items()}}
             self._terms.clear()
-        super().log(logs, *args, **kwargs)
+        super().log(logs, *args, **kwargs)  # type: ignore[misc]
 
     def _loss_is_whole(self: Any, num_items_in_batch: Any) -> bool:
         """Whether the loss counts as already divided for gradient accumulation; the rule of the Trainer's own step."""
@@ -128,7 +128,7 @@ class _StandIn:
         return getattr(self._model, name)
 
     @property
-    def __class__(self) -> Any:
+    def __class__(self) -> Any:  # type: ignore[override]
         return type(self._model)
 
 
@@ -151,8 +151,8 @@ def _refuse_what_differentiates_by_itself(trainer: Any) -> None:
     for name, (used, reason) in found.items():
         if used:
             raise ValueError(
-                f"the Trainer would use {name}, with which penalties do not work: {reason}. Train on one device, or with "
-                "DistributedDataParallel: torchrun --nproc-per-node N train.py."
+                f"the Trainer would use {name}, with which penalties do not work: {reason}. Train on one device, or "
+                "with DistributedDataParallel: torchrun --nproc-per-node N train.py."
             )
 
 

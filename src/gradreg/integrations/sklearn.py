@@ -1,6 +1,7 @@
 """scikit-learn estimators: a small network trained with a penalty, for tables of numbers."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from numbers import Integral
 from typing import Any, Self
 
@@ -90,7 +91,7 @@ class _Regularized(BaseEstimator):
                 )
             return self.module(inputs, outputs)
         widths = [inputs, *self.hidden_layer_sizes]
-        layers = [layer for a, b in zip(widths, widths[1:], strict=False) for layer in (nn.Linear(a, b), nn.ReLU())]
+        layers = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.ReLU())]
         return nn.Sequential(*layers, nn.Linear(widths[-1], outputs))
 
     def _count(self, name: str) -> int:
@@ -114,8 +115,8 @@ class GradientRegularizedClassifier(ClassifierMixin, _Regularized):
     Args:
         weight: of the penalty; 0 trains without.
         penalty: a preset, or any function of the weight that returns a `Penalty`.
-        module: ``module(n_features, n_outputs)`` returns the network, whose outputs are logits. None: linear layers with
-            ReLU between them.
+        module: ``module(n_features, n_outputs)`` returns the network, whose outputs are logits. None: linear layers
+            with ReLU between them.
         hidden_layer_sizes: widths of these layers.
         epochs: how often each row is seen.
         batch_size: rows in a step.

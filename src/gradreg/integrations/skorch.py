@@ -27,8 +27,8 @@ class GradientRegularized:
     history of batches, for ``skorch.callbacks.PassthroughScoring("spectreg", on_train=True)`` to average and print.
 
     Args:
-        module: as in skorch. It returns logits: with `NeuralNetClassifier` write ``criterion=CrossEntropyLoss``, since the
-            usual one expects probabilities.
+        module: as in skorch. It returns logits: with `NeuralNetClassifier` write ``criterion=CrossEntropyLoss``, since
+            the usual one expects probabilities.
         penalties: a list of them.
         kwargs: of the net.
 
@@ -38,7 +38,7 @@ class GradientRegularized:
 
     def __init__(self, module: Any, *args: Any, penalties: Sequence[Penalty] = (), **kwargs: Any):
         self.penalties = penalties
-        super().__init__(module, *args, **kwargs)
+        super().__init__(module, *args, **kwargs)  # type: ignore[call-arg]
 
     def initialize(self) -> Any:
         """As in skorch; penalties begin at step 0."""

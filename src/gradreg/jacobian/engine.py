@@ -46,6 +46,8 @@ class Engine(ABC):
 
     def explain(self, error: Exception) -> Exception:
         """The error to show for one that torch raised while this engine differentiated."""
+        if "fabric.backward(" in str(error):  # from a hook of Lightning Fabric on what its modules return
+            error.add_note("Under Fabric's precision penalties work by gradreg.integrations.fabric.RegularizedStep.")
         if isinstance(error, _checks.UnsupportedOperationError) or not _checks.speaks_of_missing_derivative(error):
             return error
         return _checks.unsupported(error, f"{type(self).__name__}()", self._others())

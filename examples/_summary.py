@@ -8,9 +8,8 @@ def summarize(found: dict[str, list[float]]) -> None:
     (baseline, before), *others = found.items()
     width = max(map(len, found))
     for name, values in found.items():
-        print(
-            f"{name:{width}}  test accuracy, % by seed: {' '.join(f'{v:.1f}' for v in values)}   mean {mean(values):.2f}"
-        )
+        each = " ".join(f"{value:.1f}" for value in values)
+        print(f"{name:{width}}  test accuracy, % by seed: {each}   mean {mean(values):.2f}")
     for name, values in others:
         steps = [after - start for start, after in zip(before, values, strict=True)]
         spread = f" (standard deviation {stdev(steps):.2f})" if len(steps) > 1 else ""

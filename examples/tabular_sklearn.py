@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
         pipeline.fit(train_x, train_y)
         print(f"seed {seed}: weight {search.best_params_['gradientregularizedclassifier__weight']:g}")
         for name, model in zip(found, (pipeline, search), strict=True):
-            found[name].append(100 * float(model.score(test_x, test_y)))
+            found[name].append(100 * float((model.predict(test_x) == test_y).mean()))
     summarize(found)
 
 

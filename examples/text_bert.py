@@ -4,6 +4,7 @@ python examples/text_bert.py [--smoke] [--weight 0.03] [--seeds 3]
 """
 
 import argparse
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ def config(words: int) -> BertConfig:
 
 
 def train(
-    model: Any, data: list[dict[str, Tensor]], steps: int, seed: int, rate: float, penalties: list[gr.Penalty]
+    model: Any, data: list[dict[str, Tensor]], steps: int, seed: int, rate: float, penalties: Sequence[gr.Penalty]
 ) -> None:
     """AdamW with a rate that falls to 0."""
     args = TrainingArguments(

@@ -4,6 +4,7 @@ python examples/text_lstm.py [--smoke] [--weight 0.03] [--seeds 3]
 """
 
 import argparse
+from collections.abc import Sequence
 
 import torch
 from _summary import summarize
@@ -31,7 +32,7 @@ class Reader(nn.Module):
         return self.head((states * there).sum(1) / there.sum(1))
 
 
-def train(ids: Tensor, y: Tensor, words: int, penalties: list[gr.Penalty], epochs: int, seed: int) -> nn.Module:
+def train(ids: Tensor, y: Tensor, words: int, penalties: Sequence[gr.Penalty], epochs: int, seed: int) -> nn.Module:
     """Adam on batches of 30."""
     torch.manual_seed(seed)
     model = Reader(words)

@@ -6,6 +6,7 @@ python examples/vit_digits.py [--smoke] [--weight 0.03] [--seeds 3]
 """
 
 import argparse
+from collections.abc import Sequence
 
 import torch
 from _summary import summarize
@@ -52,7 +53,7 @@ class ViT(nn.Module):
         return self.head(self.blocks(patches).mean(1))
 
 
-def train(data: Split, penalties: list[gr.Penalty], epochs: int, seed: int) -> nn.Module:
+def train(data: Split, penalties: Sequence[gr.Penalty], epochs: int, seed: int) -> nn.Module:
     """Adam on batches of 20."""
     torch.manual_seed(seed)
     model = ViT()

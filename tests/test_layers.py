@@ -23,6 +23,7 @@ LONGEST_FILE = 450
 EXTRAS = {
     *("numpy", "scipy", "sklearn", "matplotlib", "rich", "tyro", "pooch", "tqdm"),
     *("PIL", "optuna", "jinja2", "markupsafe", "cattrs", "ray"),
+    *("skorch", "lightning", "pytorch_lightning", "lightning_fabric", "transformers", "accelerate"),
 }
 
 # From the bottom up. Each entry is a module, or a folder with all its modules. A module may import from the layers
@@ -35,6 +36,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("gradreg.objective",),
     ("gradreg._traced",),
     ("gradreg.compiled", "gradreg.probing"),
+    ("gradreg.integrations",),
     ("gradreg",),  # the public names: the package's __init__ alone
     ("gradreg.study",),
     ("gradreg.studies",),

@@ -203,3 +203,23 @@ def test_outputs_in_a_container_are_reached_by_a_function_target() -> None:
     x = torch.randn(5, 4).double()
     value = gr.FrobReg(1.0, target=lambda out: out["logits"])(lambda x: {"logits": layer(x), "aux": None}, x)
     torch.testing.assert_close(value, layer.weight.square().sum())
+
+
+class WithLogits(nn.Module):
+    """Returns an object that holds its logits, as models of transformers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+
+    def forward(self, x: Tensor) -> Any:
+        found = namedtuple("Found", ["loss", "logits"])
+        return found(None, self.inner(x))
+
+
+@pytest.mark.parametrize(
+    "penalty", [gr.FrobReg(0.1), gr.JacReg(0.1), gr.ConfidencePenalty(0.1)], ids=lambda p: type(p).__name__
+)
+def test_the_logits_of_an_object_are_found(penalty: gr.Penalty) -> None:
+    model, x = WithLogits(), torch.randn(3, 4, dtype=torch.float64)
+    assert torch.equal(penalty(model, x), penalty(model.inner, x))

@@ -123,9 +123,12 @@ def same_batch(tensor: Tensor, batch: int, where: str, hint: str) -> None:
 
 
 def outputs_tensor(outputs: Any, what: str) -> Tensor:
-    """Targets other than functions read a plain tensor of outputs."""
+    """Targets other than functions read a plain tensor of outputs, or the ``.logits`` of an object that holds them."""
     if isinstance(outputs, Tensor):
         return outputs
+    logits = getattr(outputs, "logits", None)
+    if isinstance(logits, Tensor):
+        return logits
     raise TypeError(
         f"the model returned {type(outputs).__name__}, but {what} needs a tensor. Say which tensor you mean: "
         "target=lambda outputs: outputs.logits (or outputs[0], outputs['logits']); where there is no target to choose, "

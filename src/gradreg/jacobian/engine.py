@@ -53,6 +53,8 @@ class Engine(ABC):
             error: torch's.
             suspects: operations that are known to lack what the engine needs, for an error that names none.
         """
+        if "fabric.backward(" in str(error):  # from a hook of Lightning Fabric on what its modules return
+            error.add_note("Under Fabric's precision penalties work by gradreg.integrations.fabric.RegularizedStep.")
         if (known := translated(error, f"{type(self).__name__}()")) is not None:
             return known
         if isinstance(error, _checks.UnsupportedOperationError) or not _checks.speaks_of_missing_derivative(error):

@@ -22,7 +22,8 @@ from gradreg.study.distributed import LostProcessError, rank_and_world, train_di
 from gradreg.study.grid import put
 from gradreg.study.shares import Share, check_batch, check_network, share_dropout, share_penalty
 from gradreg.study.source import code_hash
-from gradreg.study.train import Training, Watch, build_penalty, divide, finish, train
+from gradreg.study.terms import build_penalty
+from gradreg.study.train import Training, Watch, divide, finish, train
 
 # In double precision, where the order of a sum hardly shows.
 NETS = """

@@ -22,13 +22,13 @@ from gradreg.study.config import Data, Model, Optimizer, Penalty, Run, Split, St
 from gradreg.study.grid import put
 from gradreg.study.source import code_hash
 from gradreg.study.store import RunFiles
+from gradreg.study.terms import build_penalty
 from gradreg.study.train import (
     StoppedError,
     Training,
     Watch,
     batches,
     build_optimizer,
-    build_penalty,
     dataset,
     divide,
     train,
@@ -415,7 +415,7 @@ def test_unknown_data_set_is_named() -> None:
     [
         (Penalty("SpektReg", 0.1), "no penalty of that name: 'SpektReg' is not known; did you mean 'SpectReg'"),
         (Penalty("Penalty", 0.1), "'Penalty' is not known"),
-        (Penalty("JacobianPenalty", 0.1), "'JacobianPenalty' is not known"),
+        (Penalty("PenaltySum", 0.1), "'PenaltySum' is not known"),
         (Penalty("Objective", 0.1), "'Objective' is not known"),
         (Penalty("JacReg", 0.1, (("draws", 2),)), r"JacReg\(0.1, draws=2\) cannot be made: .*draws"),
         (Penalty("SpectReg", -1.0), r"SpectReg\(-1\) cannot be made"),

@@ -108,6 +108,10 @@ class StackedTraining:
                     f"a stack got {first.run} at step {first.step} and {other.run} at step {other.step}; expected runs "
                     "at the same step that differ in nothing but seeds and penalty weights (all > 0, or all 0)."
                 )
+        if first.run.technique.used:
+            raise StackError(
+                f"{first.run.technique} takes a batch or a step of one run at a time, which a stack does not; {ALONE}."
+            )
         if first.x.dtype == torch.uint8:
             raise StackError(f"the training images are too many to be kept as numbers for each run; {ALONE}.")
         self.device = first.device

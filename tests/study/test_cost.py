@@ -9,7 +9,7 @@ import torch
 from runs_for_tests import BASELINE, DAMAGES, SPECTREG, spoil
 
 from gradreg.study import cost as module
-from gradreg.study.config import Data, Model, Penalty, Run
+from gradreg.study.config import Data, Model, Penalty, Run, digest
 from gradreg.study.cost import (
     Timing,
     interleaved,
@@ -84,6 +84,16 @@ def test_calls_take_turns_after_three_rounds_that_do_not_count() -> None:
     found = interleaved({name: lambda name=name: calls.append(name) for name in "ab"}, repeats=2)
     assert "".join(calls) == "ab" * 5
     assert set(found) == {"a", "b"}
+
+
+def test_step_is_another_with_a_technique_or_another_optimizer_and_not_with_another_number() -> None:
+    """And without any it is what it was, so that times that were kept are found."""
+    changes = [{}, {"technique.mixup": 0.2}, {"technique.sam": 0.1}, {"optimizer.name": "adamw"}]
+    assert len({step_id(put(BASELINE, change)) for change in changes}) == len(changes)
+    assert step_id(put(BASELINE, {"technique.mixup": 0.4})) == step_id(put(BASELINE, {"technique.mixup": 0.2}))
+    assert step_id(put(BASELINE, {"optimizer.weight_decay": 0.1})) == step_id(BASELINE)
+    expected = digest([{"name": "digits"}, {"name": "small-cnn"}, "adam", 20, []])
+    assert step_id(BASELINE) == expected
 
 
 def test_time_is_the_median(monkeypatch: pytest.MonkeyPatch) -> None:

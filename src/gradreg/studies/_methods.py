@@ -58,7 +58,7 @@ METHODS = {
     "datagrad": Kind("DataGrad", "DataGrad", (("step", 0.1),)),
     "scaleable": Kind("ScaleableDoubleBack", "ScaleableDoubleBack", (("step", 0.5),)),
     "gradientpenalty": Kind("GradientPenalty", "GradientPenalty", (("projection", "TopK"),)),
-    "tangentprop": Kind("TangentProp", "TangentProp", (("engine", "ForwardMode"),)),
+    "tangentprop": Kind("TangentProp", "TangentProp"),
     "layerwise": Kind("LayerwiseFrobenius", "LayerwiseFrobenius"),
     "spectralnorm": Kind("SpectralNorm", "SpectralNorm"),
     "labelsmoothing": Kind("LabelSmoothing", "LabelSmoothing"),

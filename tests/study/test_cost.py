@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -59,7 +60,13 @@ def test_steps_are_told_apart_by_what_decides_their_time() -> None:
 def test_every_kind_of_step_gets_a_positive_time_and_the_threads_are_put_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "interleaved", lambda steps, periods: interleaved(steps, repeats=2, periods=periods))
+    asked: list[int] = []
+
+    def noted(steps: Any, repeats: int, periods: Any) -> dict[str, float]:
+        asked.append(repeats)
+        return interleaved(steps, 2, periods)
+
+    monkeypatch.setattr(module, "interleaved", noted)
     runs = [BASELINE, SPECTREG, put(SPECTREG, {"seed": 3}), DOUBLEBACK]
     timing = missing_timing(runs, Store(tmp_path))
     assert timing is not None
@@ -69,6 +76,9 @@ def test_every_kind_of_step_gets_a_positive_time_and_the_threads_are_put_back(
     assert set(found) == {step_id(run) for run in (BASELINE, SPECTREG, DOUBLEBACK)}
     assert all(seconds > 0 for seconds in found.values())
     assert torch.get_num_threads() == 2
+    short = [put(run, {"schedule.steps": 4}) for run in (BASELINE, SPECTREG)]
+    time_steps(Timing(tuple(short), tmp_path))
+    assert asked == [25, 4]  # no more than the runs have steps
 
 
 @pytest.mark.parametrize("wrong", [replace(SPECTREG, data=Data("letters")), replace(SPECTREG, model=Model("none"))])

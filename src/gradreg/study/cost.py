@@ -89,7 +89,8 @@ def time_steps(timing: Timing) -> dict[str, float] | str:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return interleaved(steps, periods=periods)
+        # Runs of a few steps, which only show that everything works, are not worth more.
+        return interleaved(steps, min(REPEATS, max(run.steps for run in timing.runs)), periods)
     finally:
         torch.set_num_threads(threads)
 

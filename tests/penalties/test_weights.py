@@ -89,6 +89,34 @@ def test_layerwise_frobenius_shares_a_forward_pass_with_other_penalties() -> Non
     both.total.backward()
 
 
+class Detached(nn.Linear):
+    """Whose outputs say nothing of where they come from."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input).detach()
+
+
+class Branches(nn.Module):
+    """The second layer does not see the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(8, 3, dtype=torch.float64), nn.Linear(8, 3, dtype=torch.float64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.one(x) + self.two(x)
+
+
+def test_branches_count_for_what_the_outputs_owe_them() -> None:
+    """h_0 and h_1 are both the input; h_1 does not depend on h_0, and of h_2 only the second layer is counted."""
+    model, x = Branches(), torch.randn(4, 8, dtype=torch.float64)
+    g = generator()
+    torch.randn(4, 8, generator=g, dtype=torch.float64)  # of the pair that counts nothing
+    rows = torch.randn(4, 3, generator=g, dtype=torch.float64)
+    found = gr.LayerwiseFrobenius(1.0)(model, x, generator=generator())
+    torch.testing.assert_close(found, (rows @ model.two.weight).square().sum(1).mean())
+
+
 def matrices(model: nn.Module) -> list[Tensor]:
     return [m.weight.flatten(1) for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
 
@@ -144,6 +172,11 @@ def test_step_is_compiled_as_it_is(penalty: gr.Penalty) -> None:
         (lambda: gr.LayerwiseFrobenius(1.0)(nn.ReLU(), torch.ones(2, 8)), "LayerwiseFrobenius found no layer with"),
         (lambda: gr.SpectralNorm(1.0).of(torch.ones(2, 3), torch.ones(2, 8)), r"Write penalty\(model, x\)"),
         (lambda: gr.LayerwiseFrobenius(1.0).of(torch.ones(2, 3), torch.ones(2, 8)), r"Write penalty\(model, x\)"),
+        (
+            lambda: gr.LayerwiseFrobenius(1.0)(nn.Sequential(nn.Flatten(0), nn.Linear(16, 2)), torch.ones(2, 8)),
+            r"the input of a layer has shape \(16,\), but the batch has 2 examples",
+        ),
+        (lambda: gr.LayerwiseFrobenius(1.0)(Detached(8, 3), torch.ones(2, 8)), "does not depend on the inputs of its"),
         (lambda: gr.SpectralNorm(1.0, iterations=0), "SpectralNorm got iterations=0; expected a whole number >= 1"),
         (lambda: gr.LayerwiseFrobenius(1.0, samples=0), "LayerwiseFrobenius got samples=0; expected a whole number"),
     ],

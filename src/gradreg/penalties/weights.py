@@ -6,7 +6,6 @@ import torch
 from torch import Generator, Tensor
 
 from gradreg import _checks, _random
-from gradreg.jacobian.engine import DoubleBackward
 from gradreg.jacobian.magnitude import flat, wide
 from gradreg.jacobian.site import LAYERS_WITH_WEIGHTS, LayerInputs
 from gradreg.penalties.base import Penalty, module_of
@@ -70,16 +69,15 @@ class LayerwiseFrobenius(Penalty):
         for h in chain:
             _checks.same_batch(h, seen.forward.batch, "the input of a layer", "The batch comes first in each.")
         measures = []
-        try:
-            for below, above in pairwise(chain):
-                for _ in range(self.samples):
-                    row = _random.normal(above.shape, above.detach(), seen.generator)
-                    with seen.forward.phase.of_rows():
-                        (found,) = torch.autograd.grad(above, below, row, create_graph=True, allow_unused=True)
-                    if found is not None:
-                        measures.append(flat(wide(found)).square().sum(1))
-        except (RuntimeError, NotImplementedError) as error:
-            raise DoubleBackward().explain(error) from error
+        for below, above in pairwise(chain):
+            for _ in range(self.samples if above.requires_grad else 0):
+                row = _random.normal(above.shape, above.detach(), seen.generator)
+                with seen.forward.phase.of_rows():
+                    (found,) = torch.autograd.grad(above, below, row, create_graph=True, allow_unused=True)
+                if found is not None:
+                    measures.append(flat(wide(found)).square().sum(1))
+        if not measures:
+            raise _checks.independent_of_site("the inputs of its layers")
         return torch.stack(measures).sum(0).mean() / self.samples
 
     def __repr__(self) -> str:

@@ -94,10 +94,14 @@ def claims() -> dict[str, list[Claim]]:
     sizes = (500, 1000, 2000, 5000, 20000)
     figure = {
         name: [
-            Claim(f"{size} points: {words}", *(("figure1", f"training points {size}", arm) for arm in arms))
+            Claim(
+                f"{size} points: {words}",
+                ("figure1", f"training points {size}", higher),
+                ("figure1", f"training points {size}", lower),
+            )
             for size in sizes
         ]
-        for name, words, arms in (
+        for name, words, (higher, lower) in (
             ("Figure 1, DoubleBack best", "DoubleBack beats SpectReg", ("DoubleBack", "SpectReg")),
             ("Figure 1, the baseline", "DoubleBack beats the baseline", ("DoubleBack", "Baseline")),
             ("Figure 1, SpectReg", "SpectReg beats the confidence penalty", ("SpectReg", "ConfidencePenalty")),

@@ -34,7 +34,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("gradreg.jacobian", "gradreg.models", "gradreg.data", "gradreg.convert"),
     ("gradreg.penalties", "gradreg.metrics"),
     ("gradreg.objective",),
-    ("gradreg._traced",),
+    ("gradreg._traced", "gradreg.mixup"),
+    ("gradreg.sam",),
     ("gradreg.compiled", "gradreg.probing"),
     ("gradreg.integrations",),
     ("gradreg",),  # the public names: the package's __init__ alone

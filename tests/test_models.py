@@ -71,6 +71,25 @@ def test_the_small_network_has_the_documented_layers() -> None:
     assert parameters(SmallCNN()) == (9 * 16 + 16) + (16 * 9 * 32 + 32) + (512 * 64 + 64) + (64 * 10 + 10)
 
 
+def test_the_small_network_has_what_is_asked_for_in_front_of_its_last_layer() -> None:
+    """And without it the names that its kept weights have."""
+    assert set(SmallCNN().state_dict()) == {f"layers.{i}.{n}" for i in (0, 2, 6, 8) for n in ("weight", "bias")}
+    dropped, normalized, batch = (SmallCNN(regularization=r) for r in ("dropout", "batchnorm", "batch-statistics"))
+    assert isinstance(dropped.layers[8], nn.Dropout)
+    assert isinstance(normalized.layers[8], nn.BatchNorm1d)
+    assert isinstance(batch.layers[8], nn.BatchNorm1d)
+    assert batch.layers[8].running_mean is None
+    x = torch.randn(5, 1, 8, 8)
+    assert normalized(x).shape == (5, 10)
+    torch.manual_seed(0)
+    one = SmallCNN()
+    torch.manual_seed(0)
+    two = SmallCNN(regularization="dropout").eval()
+    assert torch.equal(one(x), two(x))  # the same draws
+    with pytest.raises(ValueError, match="SmallCNN got regularization='drop'; expected 'dropout' or"):
+        SmallCNN(regularization="drop")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("classes", [2, 10])
 @pytest.mark.parametrize(
     ("make", "size"),

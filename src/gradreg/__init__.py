@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from gradreg.jacobian import dense
     from gradreg.jacobian.engine import DoubleBackward, Engine, FiniteDifference, ForwardMode
     from gradreg.jacobian.linearization import Linearization
-    from gradreg.jacobian.magnitude import L1, DistanceToGradients, Magnitude, SquaredL2, TargetNorm
+    from gradreg.jacobian.magnitude import L1, DistanceToGradients, Magnitude, Masked, SquaredL2, TargetNorm
     from gradreg.jacobian.projection import (
         Full,
         LossDirection,
@@ -34,15 +34,28 @@ if TYPE_CHECKING:
     )
     from gradreg.jacobian.site import Hidden, Input, Site
     from gradreg.jacobian.target import FunctionOf, Logits, LogProbabilities, Loss, Probabilities, Target
+    from gradreg.jacobian.teacher import DistanceToTeacher
+    from gradreg.mixup import Mixup
     from gradreg.objective import Objective, Result
     from gradreg.penalties.base import Penalty, PenaltySum
     from gradreg.penalties.jacobian import JacobianPenalty
     from gradreg.penalties.output import ConfidencePenalty, LabelSmoothing
     from gradreg.penalties.passes import Seen
     from gradreg.penalties.presets import DoubleBack, FrobReg, JacReg, SpectReg
+    from gradreg.penalties.relatives import (
+        DataGrad,
+        GradientPenalty,
+        L1DoubleBack,
+        RightReasons,
+        ScaleableDoubleBack,
+        Sobolev,
+    )
     from gradreg.penalties.schedule import Ramp
+    from gradreg.penalties.tangents import ImageTangents, TangentProp
+    from gradreg.penalties.weights import LayerwiseFrobenius, SpectralNorm
     from gradreg.probing.probe import probe
     from gradreg.probing.report import ProbeReport
+    from gradreg.sam import SAM
 
 __version__ = "0.1.0"
 
@@ -58,6 +71,18 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "ConfidencePenalty",
     "LabelSmoothing",
     "Ramp",
+    # Its relatives
+    "DataGrad",
+    "GradientPenalty",
+    "L1DoubleBack",
+    "LayerwiseFrobenius",
+    "Mixup",
+    "RightReasons",
+    "SAM",
+    "ScaleableDoubleBack",
+    "Sobolev",
+    "SpectralNorm",
+    "TangentProp",
     # Compose your own
     "JacobianPenalty",
     "Penalty",
@@ -79,6 +104,7 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     # Projection slot
     "Projection",
     "Full",
+    "ImageTangents",
     "LossDirection",
     "Normal",
     "ProbabilityWeighted",
@@ -97,7 +123,9 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     # Magnitude slot
     "Magnitude",
     "DistanceToGradients",
+    "DistanceToTeacher",
     "L1",
+    "Masked",
     "SquaredL2",
     "TargetNorm",
     # What a model supports
@@ -117,22 +145,31 @@ _HOMES = {
     "compiled": ("CompiledObjective",),
     "jacobian.engine": ("DoubleBackward", "Engine", "FiniteDifference", "ForwardMode"),
     "jacobian.linearization": ("Linearization",),
-    "jacobian.magnitude": ("L1", "DistanceToGradients", "Magnitude", "SquaredL2", "TargetNorm"),
+    "jacobian.magnitude": ("L1", "DistanceToGradients", "Magnitude", "Masked", "SquaredL2", "TargetNorm"),
     "jacobian.projection": (
         *("Full", "LossDirection", "Normal", "ProbabilityWeighted", "Projection", "Rademacher", "RandomClass"),
         *("Sphere", "Tangents", "TopK", "TopSingular", "TrueClass"),
     ),
     "jacobian.site": ("Hidden", "Input", "Site"),
     "jacobian.target": ("FunctionOf", "Logits", "LogProbabilities", "Loss", "Probabilities", "Target"),
+    "jacobian.teacher": ("DistanceToTeacher",),
+    "mixup": ("Mixup",),
     "objective": ("Objective", "Result"),
     "penalties.base": ("Penalty", "PenaltySum"),
     "penalties.jacobian": ("JacobianPenalty",),
     "penalties.output": ("ConfidencePenalty", "LabelSmoothing"),
     "penalties.passes": ("Seen",),
     "penalties.presets": ("DoubleBack", "FrobReg", "JacReg", "SpectReg"),
+    "penalties.relatives": (
+        *("DataGrad", "GradientPenalty", "L1DoubleBack"),
+        *("RightReasons", "ScaleableDoubleBack", "Sobolev"),
+    ),
     "penalties.schedule": ("Ramp",),
+    "penalties.tangents": ("ImageTangents", "TangentProp"),
+    "penalties.weights": ("LayerwiseFrobenius", "SpectralNorm"),
     "probing.probe": ("probe",),
     "probing.report": ("ProbeReport",),
+    "sam": ("SAM",),
 }
 _HOME = {name: f"gradreg.{module}" for module, names in _HOMES.items() for name in names}
 _MODULES = {"convert": "gradreg.convert", "dense": "gradreg.jacobian.dense", "metrics": "gradreg.metrics"}

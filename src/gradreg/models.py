@@ -43,12 +43,6 @@ class LeNet5(nn.Module):
     ):
         _checks.choice(regularization, get_args(Regularization), "regularization", "LeNet5")
         super().__init__()
-        between = {
-            "dropout": lambda: nn.Dropout(0.5),
-            "batchnorm": lambda: nn.BatchNorm1d(84),
-            "batch-statistics": lambda: nn.BatchNorm1d(84, track_running_stats=False),
-            "none": nn.Identity,
-        }
         self.features = nn.Sequential(
             nn.Conv2d(1, 6, 5, padding=2),
             nn.ReLU(),
@@ -63,7 +57,7 @@ class LeNet5(nn.Module):
             nn.ReLU(),
             nn.Linear(120, 84),
             nn.ReLU(),
-            between[regularization](),
+            _between(regularization, 84),
             nn.Linear(84, classes),
         )
         initialize(self, initialization)
@@ -71,6 +65,19 @@ class LeNet5(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, classes) of images (B, 1, 28, 28)."""
         return self.classifier(self.features(x))
+
+
+def _between(regularization: Regularization, width: int) -> nn.Module:
+    """What stands behind the last hidden layer."""
+    match regularization:
+        case "dropout":
+            return nn.Dropout(0.5)
+        case "batchnorm":
+            return nn.BatchNorm1d(width)
+        case "batch-statistics":
+            return nn.BatchNorm1d(width, track_running_stats=False)
+        case _:
+            return nn.Identity()
 
 
 class SmallCNN(nn.Module):
@@ -81,14 +88,24 @@ class SmallCNN(nn.Module):
     Args:
         initialization: "scripts" or "torch", as for `LeNet5`.
         classes: number of outputs.
+        regularization: "none", or what stands in front of the last layer: "dropout", "batchnorm" or
+            "batch-statistics", as for `LeNet5`.
 
     Example:
         >>> SmallCNN()(torch.randn(5, 1, 8, 8)).shape
         torch.Size([5, 10])
     """
 
-    def __init__(self, initialization: Initialization = "scripts", classes: int = 10):
+    def __init__(
+        self,
+        initialization: Initialization = "scripts",
+        classes: int = 10,
+        regularization: Regularization = "none",
+    ):
+        _checks.choice(regularization, get_args(Regularization), "regularization", "SmallCNN")
         super().__init__()
+        # Without one the last layer keeps its name.
+        between = [] if regularization == "none" else [_between(regularization, 64)]
         self.layers = nn.Sequential(
             nn.Conv2d(1, 16, 3, padding=1),
             nn.ReLU(),
@@ -98,6 +115,7 @@ class SmallCNN(nn.Module):
             nn.Flatten(),
             nn.Linear(512, 64),
             nn.ReLU(),
+            *between,
             nn.Linear(64, classes),
         )
         initialize(self, initialization)

@@ -15,6 +15,7 @@ from matplotlib.image import imread
 from sweeps_for_tests import session, start, times
 
 from gradreg.cli import main
+from gradreg.studies._methods import METHODS, USUAL_GRIDS
 from gradreg.study.trained import load
 
 SMALL = ("compare", "digits", "--steps", "40", "--seeds", "2", "--tuning-seeds", "1", "--methods", "spectreg")
@@ -103,6 +104,25 @@ def check_report(store: Path, printed: str) -> None:
     assert len(load(folder / "model.pt").predict(torch.zeros(3, 1, 8, 8))) == 3
 
 
+def test_all_methods_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every one at its smallest size: a row of the table with its accuracy and its cost; some weights are searched."""
+    searched = ("mixup", "sam", "adamw", "spectralnorm")
+    fixed = [f"{name}={grid[0]:g}" for name, grid in USUAL_GRIDS.items() if grid and name not in searched]
+    options = ("--methods", "all", *fixed, "--scale", "smoke", "--seeds", 1, "--store", tmp_path)
+    main(list(map(str, ("compare", "digits", *options))))
+    capsys.readouterr()
+    data = json.loads((tmp_path / "studies" / "digits-smoke" / "report.json").read_text())
+    rows = {row["arm"]["name"]: row for row in data["groups"][0]["rows"]}
+    assert set(rows) == {"Baseline"} | {kind.name for kind in METHODS.values()} - {"no dropout"}
+    for name, row in rows.items():
+        assert 0 <= row["points"][0] <= 100, name
+        assert row["cost"] > 0, name
+    assert rows["SAM"]["values"][0][0] == "technique.sam"
+    assert len(kept(tmp_path)) == len(rows) + 2 * len(searched)
+    assert data["command"].startswith("gradreg compare digits --seeds 1 --methods all doubleback=5 ")
+    assert data["command"].endswith(f"--scale smoke --store {tmp_path}")
+
+
 def test_run_that_fails_is_named_and_the_others_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ("--methods", "doubleback=1e39", "--steps", 1, "--seeds", 1, "--jobs", 1, "--store", tmp_path)
     assert message("compare", "digits", *options).startswith("error: 1 final runs failed, as the notes say; the others")
@@ -185,6 +205,7 @@ def test_damaged_network_is_not_handed_over(tmp_path: Path, capsys: pytest.Captu
         (["--train-size", "0"], "--train-size got 0; expected a whole number >= 1"),
         (["--batch-size", "0"], "--batch-size got 0; expected a whole number >= 1"),
         (["--image-size", "32"], "--image-size is for your own images; digits has one size"),
+        (["--methods", "all", "nodropout"], "--methods: nodropout is a variant of the network, which small-cnn"),
         (["--jobs", "0"], "--jobs got 0; expected a whole number >= 1"),
         (["--executor", "ray", "--jobs", "2"], "--jobs is for --executor local"),
         (["--model", "nowhere_to_be_found:build"], "the network 'nowhere_to_be_found:build' is in a module"),

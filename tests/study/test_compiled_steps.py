@@ -29,6 +29,7 @@ def of(steps: int, run: Run = SPECTREG) -> Run:
         (of(WORTH_IT), "cpu", False),
         (of(WORTH_IT - 1), "cuda", False),
         (replace(of(WORTH_IT, SIN), loss_factor=25.0), "cuda", False),
+        (put(of(WORTH_IT), {"technique.sam": 0.05}), "cuda", False),
     ],
 )
 def test_long_runs_of_classifiers_on_a_gpu_are_compiled(

@@ -21,6 +21,7 @@ from gradreg.study.config import (
     Run,
     Schedule,
     Split,
+    Technique,
     digest,
     meaning,
 )
@@ -63,6 +64,8 @@ CHANGES: dict[str, Any] = {
     "protocol.test_points": 100,
     "protocol.top_k": 5,
     "loss_factor": 25.0,
+    "technique.mixup": 0.2,
+    "technique.sam": 0.05,
 }
 
 
@@ -162,6 +165,9 @@ def test_run_as_plain_data_holds_every_field() -> None:
 def test_runs_and_penalties_in_words() -> None:
     assert str(RUN) == "SpectReg(0.03), 100 labels of digits, seed 7"
     assert str(replace(RUN, penalties=())) == "no penalty, 100 labels of digits, seed 7"
+    assert str(put(RUN, {"technique.mixup": 0.2})) == "SpectReg(0.03) + Mixup(0.2), 100 labels of digits, seed 7"
+    both = replace(RUN, penalties=(), technique=Technique(0.2, 0.05))
+    assert str(both) == "Mixup(0.2) + SAM(0.05), 100 labels of digits, seed 7"
     assert str(Penalty("JacReg", 1.0, (("samples", 2),))) == "JacReg(1, samples=2)"
 
 

@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from runs_for_tests import BASELINE, DAMAGES, SPECTREG, spoil
 
 from gradreg.study import cost as module
-from gradreg.study.config import Data, Model, Penalty, Run
+from gradreg.study.config import Data, Model, Penalty, Run, digest
 from gradreg.study.cost import (
     Timing,
     interleaved,
@@ -59,7 +60,13 @@ def test_steps_are_told_apart_by_what_decides_their_time() -> None:
 def test_every_kind_of_step_gets_a_positive_time_and_the_threads_are_put_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "interleaved", lambda steps, periods: interleaved(steps, repeats=2, periods=periods))
+    asked: list[int] = []
+
+    def noted(steps: Any, repeats: int, periods: Any) -> dict[str, float]:
+        asked.append(repeats)
+        return interleaved(steps, 2, periods)
+
+    monkeypatch.setattr(module, "interleaved", noted)
     runs = [BASELINE, SPECTREG, put(SPECTREG, {"seed": 3}), DOUBLEBACK]
     timing = missing_timing(runs, Store(tmp_path))
     assert timing is not None
@@ -69,6 +76,9 @@ def test_every_kind_of_step_gets_a_positive_time_and_the_threads_are_put_back(
     assert set(found) == {step_id(run) for run in (BASELINE, SPECTREG, DOUBLEBACK)}
     assert all(seconds > 0 for seconds in found.values())
     assert torch.get_num_threads() == 2
+    short = [put(run, {"schedule.steps": 4}) for run in (BASELINE, SPECTREG)]
+    time_steps(Timing(tuple(short), tmp_path))
+    assert asked == [25, 4]  # no more than the runs have steps
 
 
 @pytest.mark.parametrize("wrong", [replace(SPECTREG, data=Data("letters")), replace(SPECTREG, model=Model("none"))])
@@ -84,6 +94,16 @@ def test_calls_take_turns_after_three_rounds_that_do_not_count() -> None:
     found = interleaved({name: lambda name=name: calls.append(name) for name in "ab"}, repeats=2)
     assert "".join(calls) == "ab" * 5
     assert set(found) == {"a", "b"}
+
+
+def test_step_is_another_with_a_technique_or_another_optimizer_and_not_with_another_number() -> None:
+    """And without any it is what it was, so that times that were kept are found."""
+    changes = [{}, {"technique.mixup": 0.2}, {"technique.sam": 0.1}, {"optimizer.name": "adamw"}]
+    assert len({step_id(put(BASELINE, change)) for change in changes}) == len(changes)
+    assert step_id(put(BASELINE, {"technique.mixup": 0.4})) == step_id(put(BASELINE, {"technique.mixup": 0.2}))
+    assert step_id(put(BASELINE, {"optimizer.weight_decay": 0.1})) == step_id(BASELINE)
+    expected = digest([{"name": "digits"}, {"name": "small-cnn"}, "adam", 20, []])
+    assert step_id(BASELINE) == expected
 
 
 def test_time_is_the_median(monkeypatch: pytest.MonkeyPatch) -> None:

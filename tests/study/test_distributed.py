@@ -17,12 +17,13 @@ from runs_for_tests import BASELINE, numbers
 from torch import Tensor, nn
 
 import gradreg as gr
-from gradreg.study.config import Data, Model, Penalty, Run, Split, StudyError
-from gradreg.study.distributed import LostProcessError, rank_and_world, train_distributed
+from gradreg.study.config import Data, Model, Penalty, Run, Split, StudyError, Technique
+from gradreg.study.distributed import Group, LostProcessError, SharedTraining, rank_and_world, train_distributed
 from gradreg.study.grid import put
 from gradreg.study.shares import Share, check_batch, check_network, share_dropout, share_penalty
 from gradreg.study.source import code_hash
-from gradreg.study.train import Training, Watch, build_penalty, divide, finish, train
+from gradreg.study.terms import build_penalty
+from gradreg.study.train import Training, Watch, dataset, divide, finish, train
 
 # In double precision, where the order of a sum hardly shows.
 NETS = """
@@ -357,11 +358,22 @@ class Own(gr.Penalty):
         (gr.SpectReg(1.0, fraction=0.5), r"fraction=0\.5\), which several processes cannot draw .* write every=2"),
         (gr.JacobianPenalty(1.0, projection=gr.TopSingular()), "TopSingular of 'jacobianpenalty' cannot be divided"),
         (Own(1.0, "own"), "Own is not known to be a mean"),
+        (gr.SpectralNorm(1.0), "SpectralNorm is not known to be a mean"),
+        (gr.LayerwiseFrobenius(1.0), "LayerwiseFrobenius is not known to be a mean"),
+        (gr.GradientPenalty(1.0), "GradientPenalty is not known to be a mean"),
+        (gr.TangentProp(1.0), "the projection Tangents of 'tangentprop' cannot be divided"),
     ],
 )
 def test_penalties_that_cannot_be_divided(penalty: gr.Penalty, message: str) -> None:
     with pytest.raises(StudyError, match=message):
         share_penalty(penalty, Share(0, 2))
+
+
+@pytest.mark.parametrize("technique", [Technique(mixup=0.2), Technique(sam=0.05)], ids=str)
+def test_techniques_cannot_be_divided(technique: Technique) -> None:
+    run = replace(BASELINE, technique=technique)
+    with pytest.raises(StudyError, match=r"(Mixup\(0.2\)|SAM\(0.05\)) mixes the examples of a batch or moves"):
+        SharedTraining(run, divide(run, dataset("digits")), 10, Group(0, 2, "cpu"))
 
 
 class Of(nn.Module):

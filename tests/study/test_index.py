@@ -2,10 +2,12 @@
 
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
-from runs_for_tests import BASELINE, SIN
+from runs_for_tests import BASELINE, SIN, SPECTREG
 
+from gradreg.study.config import Technique
 from gradreg.study.index import FIELDS, Index
 from gradreg.study.store import Store
 
@@ -23,6 +25,13 @@ def test_each_run_has_its_own_metric(tmp_path: Path) -> None:
     found = {row["data"]: row for row in Index(kept(tmp_path)).rows()}
     assert (found["sin"]["test_mse"], found["sin"]["test_accuracy"]) == (0.5, None)
     assert (found["digits"]["test_mse"], found["digits"]["test_accuracy"]) == (None, 0.5)
+
+
+def test_techniques_stand_beside_penalties(tmp_path: Path) -> None:
+    store, run = Store(tmp_path), replace(SPECTREG, technique=Technique(mixup=0.2))
+    store.files(run).folder.mkdir()
+    store.files(run).begin(run, {})
+    assert [row["penalties"] for row in Index(store).rows()] == ["SpectReg(0.1) + mixup(0.2)"]
 
 
 def test_index_of_another_version_is_made_anew(tmp_path: Path) -> None:

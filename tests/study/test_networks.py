@@ -55,6 +55,8 @@ FLAT = "nn.Sequential(nn.Flatten(), nn.Linear({}, {}))"
         ("lenet5-batch-statistics", (1, 28, 28), LeNet5),
         ("lenet5-plain", (1, 28, 28), LeNet5),
         ("small-cnn", (1, 8, 8), SmallCNN),
+        ("small-cnn-dropout", (1, 8, 8), SmallCNN),
+        ("small-cnn-batchnorm", (1, 8, 8), SmallCNN),
         ("convnet", (3, 32, 32), ConvNet),
         ("convnet", (1, 20, 9), ConvNet),
         ("resnet", (3, 32, 32), ResNet),

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 from rich.table import Table
-from summaries_for_tests import arm, errors, found, grouped, study, summary
+from summaries_for_tests import BASE, arm, errors, found, grouped, study, summary
 
-from gradreg.study.grid import Range, Reported, Tpe
+from gradreg.study.config import Penalty, Technique
+from gradreg.study.grid import Arm, Grid, Range, Reported, Tpe
 from gradreg.study.report import PAIRS_HEADER, cells, header, markdown, notes, pairs_table, plain, slopes, table
 from gradreg.study.summary import Row, Summary, Tried, summarize
 from gradreg.study.verdict import call, counts, number, p_text, verdict, verdicts
@@ -233,6 +234,19 @@ def test_names_hold_what_was_selected_beside_the_weight() -> None:
     assert call(case.rows[1]) == "SpectReg(0.0312), learning_rate=0.002"
     assert lines_of(case)[1][1] == "0.0312, learning_rate=0.002"
     assert any("Optuna's TPE and chosen on 300 validation points with 1 other seed:" in note for note in notes(case))
+
+
+@pytest.mark.parametrize("searched", [True, False])
+def test_names_hold_techniques_like_penalties(searched: bool) -> None:
+    run = replace(BASE, technique=Technique(mixup=0.2))
+    search, values = (Grid((("technique.mixup", (0.1, 0.2)),)), (("technique.mixup", 0.2),)) if searched else (None, ())
+    one, two = arm("Baseline"), Arm("Mixup", run, search)
+    items = [found(one, BASELINE), found(two, plus(1, 2, 3, 2), values=values, tried=[])]
+    case = summarize(study([one, two], 4), items, command="gradreg run a-study")
+    assert call(case.rows[1]) == case.rows[1].label == "Mixup(0.2)"
+    assert lines_of(case)[1][1] == "0.2"
+    both = replace(case.rows[1], runs=(replace(run, penalties=(Penalty("SpectReg", 0.1),)),))
+    assert call(both) == "Mixup (SpectReg(0.1) + Mixup(0.2))"
 
 
 def test_cells_state_every_number_with_its_spread() -> None:

@@ -15,7 +15,7 @@ from sweeps_for_tests import Here, sweep, toml
 from gradreg import _random
 from gradreg.cli import main
 from gradreg.commands.common import Doing
-from gradreg.study.config import Model, Penalty, Run, StudyError
+from gradreg.study.config import Model, Penalty, Run, StudyError, Technique
 from gradreg.study.grid import put
 from gradreg.study.source import code_hash
 from gradreg.study.stacked import Member, StackedTraining
@@ -68,6 +68,11 @@ CASES = {
     "probe for the batch": (Penalty("SpectReg", 0.01, (("side", "input"), ("per", "batch"))),),
     "FiniteDifference": (Penalty("SpectReg", 0.1, (("engine", "FiniteDifference"), ("step", 0.1))),),
     "ForwardMode": (Penalty("SpectReg", 0.1, (("engine", "ForwardMode"),)),),
+    "L1DoubleBack": (Penalty("L1DoubleBack", 0.3),),
+    "DataGrad": (Penalty("DataGrad", 0.3, (("step", 0.1),)),),
+    "RightReasons": (Penalty("RightReasons", 0.01),),
+    "top classes": (Penalty("JacobianPenalty", 0.1, (("projection", "TopK"), ("k", 2))),),
+    "random class": (Penalty("JacobianPenalty", 0.1, (("projection", "RandomClass"),)),),
     "ForwardMode, nothing drawn": (Penalty("DoubleBack", 0.1, (("engine", "ForwardMode"),)),),
 }
 
@@ -264,6 +269,30 @@ def stopping(after: int) -> Any:
         return asked > after
 
     return stop
+
+
+@pytest.mark.parametrize("technique", [Technique(mixup=0.2), Technique(sam=0.05)], ids=str)
+def test_techniques_are_not_stacked(technique: Technique) -> None:
+    with pytest.raises(StackError, match=r"takes a batch or a step of one run at a time.*without --stack"):
+        train_stacked(varied(replace(BASELINE, technique=technique)), DIGITS)
+
+
+@pytest.mark.parametrize(
+    ("penalty", "message"),
+    [
+        (Penalty("SpectralNorm", 0.01), r"SpectralNorm\(0.01, iterations=5\) looks at more than each example"),
+        (Penalty("LayerwiseFrobenius", 0.01), "LayerwiseFrobenius.* looks at more than each example by itself"),
+        (
+            Penalty("GradientPenalty", 0.01, (("projection", "TopK"),)),
+            "GradientPenalty.* looks at more than each example by itself",
+        ),
+        (Penalty("TangentProp", 0.01), "the projection Tangents of 'tangentprop' cannot be drawn for several runs"),
+    ],
+    ids=lambda value: value.preset if isinstance(value, Penalty) else "",
+)
+def test_penalties_that_look_at_more_than_an_example_are_not_stacked(penalty: Penalty, message: str) -> None:
+    with pytest.raises(StackError, match=message):
+        train_stacked(varied(replace(BASELINE, penalties=(penalty,))), DIGITS)
 
 
 def test_checkpoints_go_from_a_stack_to_a_run_alone_and_back(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import shlex
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import tyro
 from rich.console import Console
@@ -20,6 +21,7 @@ from gradreg.studies import (
     tinyimagenet_sub100,
 )
 from gradreg.studies._methods import arms, methods
+from gradreg.studies._sizes import sized_methods, sized_run, sized_study
 from gradreg.study.config import Model, Run, StudyError
 from gradreg.study.files import Loaded, data_notes, kept_studies
 from gradreg.study.grid import Study
@@ -76,9 +78,12 @@ class Compare(Doing):
     """Of Adam, at the start. Default: 0.003 (digits), 0.001 (mnist, cifar, tinyimagenet), else 0.001 for lenet5 and
     0.003 for others."""
     methods: tuple[str, ...] = ()
-    """Methods beside the baseline, by name: doubleback spectreg frobreg jacreg confidencepenalty; spectreg=0.03 fixes
-    the weight and skips its search. Default: all for digits and mnist; else those that cost the same for any number of
-    classes (not frobreg, jacreg)."""
+    """Methods beside the baseline, by name: doubleback spectreg frobreg jacreg confidencepenalty, and their relatives:
+    docs/gallery.md; spectreg=0.03 fixes the weight and skips its search; all takes every one. Default: these five for
+    digits and mnist; else those of them that cost the same for any number of classes (not frobreg, jacreg)."""
+    scale: Literal["paper", "quick", "smoke"] = "paper"
+    """paper: the steps and seeds that are named above. quick: half of the steps, 3 seeds, 1 tuning seed. smoke: 5
+    steps, to see that everything runs."""
 
 
 def run_compare(options: Compare) -> None:
@@ -155,11 +160,12 @@ def _built_in(options: Compare) -> Loaded:
     module = BUILT_IN[options.data]
     if options.image_size is not None:
         raise StudyError(f"--image-size is for your own images; {options.data} has one size.")
-    chosen = methods(options.methods or getattr(module, "USUAL", ()), module.GRIDS)
     run: Run = module.RUN
     size = options.train_size or run.split.train_size
     split = replace(run.split, train_size=size, balanced=not options.unbalanced)
     run = _with(replace(run, split=split), options)
+    words = options.methods or getattr(module, "USUAL", ())
+    chosen = sized_methods(methods(words, module.GRIDS, run, getattr(module, "MORE_GRIDS", None)), options.scale)
     study = _with_seeds(replace(module.STUDY, arms=arms(run, chosen)), options)
     return Loaded(study, data_notes(study))
 
@@ -175,7 +181,6 @@ def _own_study(options: Compare, store: Store, console: Console) -> Loaded:
         )
     with console.status(f"reading {path}"):
         facts = own_data(path, store, image_size=options.image_size)
-    chosen = methods(options.methods, _own.GRIDS if not options.methods else _own.GRIDS | _own.MORE_GRIDS)
     run = _own.own_run(
         facts,
         model=options.model,
@@ -185,6 +190,7 @@ def _own_study(options: Compare, store: Store, console: Console) -> Loaded:
         balanced=options.train_size is not None and not options.unbalanced,
     )
     run = _with(run, options)
+    chosen = sized_methods(methods(options.methods, _own.GRIDS, run, _own.MORE_GRIDS), options.scale)
     shape = " x ".join(map(str, facts.shape))
     validation, test = facts.validation or run.split.validation_size, facts.test or run.split.test_size
     sizes = f"{run.split.train_size} training, {validation} validation, {test} test points"
@@ -207,6 +213,7 @@ def _own_study(options: Compare, store: Store, console: Console) -> Loaded:
 def _with(run: Run, options: Compare) -> Run:
     """The run with the options put in that mean the same for every data set."""
     name = options.model or run.model.name
+    run = sized_run(run, options.scale)
     schedule = replace(
         run.schedule,
         steps=options.steps or run.schedule.steps,
@@ -222,6 +229,7 @@ def _with(run: Run, options: Compare) -> Run:
 
 
 def _with_seeds(study: Study, options: Compare) -> Study:
+    study = sized_study(study, options.scale)
     return replace(study, seeds=options.seeds or study.seeds, tuning_seeds=options.tuning_seeds or study.tuning_seeds)
 
 
@@ -233,5 +241,6 @@ def _command(options: Compare) -> str:
             words += ["--" + name.replace("_", "-"), str(value)]
     words += ["--unbalanced"] if options.unbalanced else []
     words += ["--methods", *options.methods] if options.methods else []
+    words += ["--scale", options.scale] if options.scale != "paper" else []
     words += ["--store", str(options.store)] if options.store != Path("runs") else []
     return shlex.join(words)

@@ -79,6 +79,7 @@ class ForwardPass:
             if wanted and fast and suits(model):
                 stack.enter_context(FastDerivatives(self.phase))
             self._activations = stack.enter_context(self._watch())
+            self._layers = stack.enter_context(self._watch_layers(wanted))
             self.outputs = _call(model, _tree.replace(x, differentiable))
         if wanted:
             refuse_static_graph(model, self.outputs)
@@ -89,6 +90,8 @@ class ForwardPass:
         """The tensors of a site, in a fixed order, part of the graph of `outputs`."""
         if isinstance(site, sites.Input):
             return [self._leaves[path] for path in site.select(self.x)]
+        if isinstance(site, sites.LayerInputs):
+            return self._layers
         assert isinstance(site, sites.Hidden)
         return _of_names(self._activations, site, self.batch)
 
@@ -156,6 +159,28 @@ class ForwardPass:
 
         with _hooked(self._modules, watch):
             yield seen
+
+    @contextmanager
+    def _watch_layers(self, wanted: Sequence[sites.Site]) -> Iterator[Parts]:
+        """Collects the inputs of the layers with weights, in the order of their calls."""
+        seen: Parts = []
+
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            seen.append(attached(args[0]))
+            copy = seen[-1].clone()
+            if seen[-1].is_leaf:
+                mark_private(copy)
+            return (copy, *args[1:])
+
+        layers: list[nn.Module] = []
+        if isinstance(self.model, nn.Module) and any(isinstance(site, sites.LayerInputs) for site in wanted):
+            layers = [layer for layer in self.model.modules() if isinstance(layer, sites.LAYERS_WITH_WEIGHTS)]
+        handles = [layer.register_forward_pre_hook(hook) for layer in layers]
+        try:
+            yield seen
+        finally:
+            for handle in handles:
+                handle.remove()
 
     @contextmanager
     def _replacing(self, site: sites.Hidden, changed: Parts, change: Change, direction: Parts) -> Iterator[None]:
@@ -272,12 +297,12 @@ def _of_names(activations: dict[str, Parts], site: sites.Hidden, batch: int) -> 
     return found
 
 
-def _random_state(x: InputTree, model: Model) -> "_RandomState | Replay":
+def _random_state(x: InputTree, model: Model) -> "RandomState | Replay":
     # A trace has no random state to put back; it repeats the numbers themselves.
-    return Replay() if _random.being_traced() else _RandomState.of(x, model)
+    return Replay() if _random.being_traced() else RandomState.of(x, model)
 
 
-class _RandomState:
+class RandomState:
     """The global random state before a run, of the CPU and of each GPU that the inputs or the model are on."""
 
     def __init__(self, devices: list[torch.device]):
@@ -286,7 +311,8 @@ class _RandomState:
         self._states = [torch.cuda.get_rng_state(device) for device in devices]
 
     @classmethod
-    def of(cls, x: InputTree, model: Model) -> "_RandomState":
+    def of(cls, x: InputTree, model: Model) -> "RandomState":
+        """What it is now, where inputs and model are."""
         tensors = [tensor for _, tensor in _tree.tensors(x)]
         if isinstance(model, nn.Module):
             tensors += list(model.parameters())[:1]

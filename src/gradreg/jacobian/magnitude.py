@@ -7,6 +7,8 @@ measures a row, adds the measures of the rows, and finishes the sum:
     L1                   sum of absolute values      as it is
     TargetNorm(c)        sum of squares              (square root - c)^2, or one-sided
     DistanceToGradients  squares of (row - given)    as it is
+    DistanceToTeacher    (in `gradreg.jacobian.teacher`) the same, with the rows of another model
+    Masked               sum of squares of A * row   as it is
 
 Engines that only see directional derivatives ask for the direction in which the row's measure shows: along
 u = row/||row|| the derivative is ||row||, along sign(row) it is the L1 norm.
@@ -32,9 +34,16 @@ class Magnitude(ABC):
     additive: ClassVar[bool] = True
     """Whether `finish` leaves the sum over rows as it is."""
 
-    def reference(self, x: Any, y: Any) -> Tensor | None:
-        """A Jacobian to subtract first, (B, *z.shape[1:], *x.shape[1:]); none for most."""
+    of_rows: ClassVar[bool] = False
+    """Whether it measures rows ``w^T J`` alone, not columns ``J v``."""
+
+    def reference(self, x: Any, y: Any) -> Any:
+        """A Jacobian to subtract first: (B, *z.shape[1:], *x.shape[1:]), or a `Linearization`; none for most."""
         return None
+
+    def of_batch(self, x: Any, y: Any) -> "Magnitude":
+        """The magnitude for this batch; itself for most."""
+        return self
 
     def measure(self, row: Parts) -> Tensor:
         """Measure of one row, (B,), in float32 or better."""
@@ -149,6 +158,66 @@ class DistanceToGradients(Magnitude):
     def finish(self, total: Tensor) -> Tensor:
         """The sum of squares itself."""
         return total
+
+
+@dataclass(frozen=True, eq=False)
+class Masked(Magnitude):
+    """Squared L2 norm of the entries that a mask lets through: ``sum_d (A_d * row_d)^2``.
+
+    Args:
+        mask: A, a tensor that broadcasts to the site's tensor (B, ...), such as (1, H, W) for images; or a function
+            ``mask(x, y)`` of the batch that returns one. 1 where the model must not look, 0 where it may.
+
+    Raises:
+        ValueError: a site of several tensors, or a mask of another shape.
+
+    Example:
+        >>> border = torch.ones(8)                                   # inputs (B, 8): the first two may matter
+        >>> border[:2] = 0
+        >>> gr.JacobianPenalty(1.0, magnitude=gr.Masked(border))(model, x).backward()
+
+    Source: the annotation matrix A of Ross et al. 2017 (right for the right reasons).
+    """
+
+    mask: Tensor | Reference
+    of_rows = True
+
+    def of_batch(self, x: Any, y: Any) -> "Masked":
+        """With the mask of this batch."""
+        return Masked(self.mask(x, y).detach()) if callable(self.mask) else self
+
+    def measure(self, row: Parts) -> Tensor:
+        """Sum of squares of what the mask lets through, (B,)."""
+        return super().measure([self._through(row)])
+
+    def direction(self, row: Parts) -> Parts:
+        """``A * A * row / ||A * row||``: along it the derivative is the norm of what the mask lets through."""
+        through = super().direction([self._through(row)])
+        return [self._through(through)]
+
+    def finish(self, total: Tensor) -> Tensor:
+        """The sum of squares itself."""
+        return total
+
+    def _through(self, row: Parts) -> Tensor:
+        assert isinstance(self.mask, Tensor)
+        if len(row) != 1:
+            raise ValueError(f"Masked needs a site of one tensor, got {len(row)}; name it: site=gr.Input('image').")
+        given = row[0]
+        try:
+            fits = torch.broadcast_shapes(self.mask.shape, given.shape) == given.shape
+        except RuntimeError:
+            fits = False
+        if not fits:
+            raise ValueError(
+                f"Masked got a mask of shape {tuple(self.mask.shape)} for inputs of shape {tuple(given.shape)}; "
+                f"expected {tuple(given.shape[1:])}, one for all examples, or {tuple(given.shape)}, one for each."
+            )
+        return given * self.mask.to(given)
+
+    def __repr__(self) -> str:
+        shown = f"of shape {tuple(self.mask.shape)}" if isinstance(self.mask, Tensor) else repr(self.mask)
+        return f"Masked({shown})"
 
 
 def wide(tensor: Tensor) -> Tensor:

@@ -4,13 +4,13 @@ from abc import ABC
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from gradreg import _checks, _tree
 from gradreg._types import InputTree
 
 
-class Site(ABC):  # noqa: B024 - a closed family of two, told apart by `ForwardPass`
+class Site(ABC):  # noqa: B024 - a closed family, told apart by `ForwardPass`
     """Where the derivative is taken; `Input` or `Hidden`."""
 
     names: tuple[str, ...] = ()
@@ -95,8 +95,21 @@ class Hidden(Site):
             raise ValueError('Hidden() got no submodule; write the names of one or more: gr.Hidden("layer2").')
 
 
+@dataclass(frozen=True, init=False, repr=False)
+class LayerInputs(Site):
+    """What each layer with weights gets, dense or convolutional, in the order of their calls: h_0, h_1, ...
+
+    Only a forward pass that is asked for them has them, and none that is run again.
+    """
+
+
+LAYERS_WITH_WEIGHTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
 def describe(site: Site) -> str:
     """A site in an error message."""
+    if isinstance(site, LayerInputs):
+        return "the inputs of layers"
     shown = ", ".join(map(repr, site.names))
     if isinstance(site, Hidden):
         return f"the activations of {shown}"

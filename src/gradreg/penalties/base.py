@@ -7,7 +7,7 @@ from numbers import Real
 from typing import Any, Self
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from gradreg import _checks, _tree
 from gradreg._types import InputTree, Labels, Model
@@ -54,6 +54,9 @@ class Penalty(ABC):
 
     needs_labels: bool = False
     sites: Sequence[Site] = ()
+    apart: bool = True
+    """Whether each example is measured by itself, by outputs and derivatives at its own input; then the examples of
+    several runs, or of a part of the batch, can be measured together."""
 
     @property
     def repeats(self) -> bool:
@@ -201,6 +204,7 @@ class PenaltySum(Penalty):
         self.penalties = tuple(penalties)
         self.needs_labels = any(p.needs_labels for p in penalties)
         self.sites = [site for p in penalties for site in p.sites]
+        self.apart = all(p.apart for p in penalties)
 
     @property
     def repeats(self) -> bool:
@@ -215,6 +219,35 @@ class PenaltySum(Penalty):
     def __repr__(self) -> str:
         terms = " + ".join(map(repr, self.penalties))
         return terms if self.weight == 1 else f"{self.weight:g} * ({terms})"
+
+
+def model_of(seen: Seen, penalty: Penalty) -> Model:
+    """The model, for penalties that look at more than its outputs.
+
+    Raises:
+        ValueError: the caller ran it, and its outputs alone are known.
+    """
+    if seen.model is None:
+        raise ValueError(
+            f"{penalty!r} needs the model itself, which of(outputs, x) does not have. Write penalty(model, x)."
+        )
+    return seen.model
+
+
+def module_of(seen: Seen, penalty: Penalty) -> nn.Module:
+    """The model, where it has to be a module with layers.
+
+    Raises:
+        TypeError: it is a function.
+        ValueError: see `model_of`.
+    """
+    model = model_of(seen, penalty)
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"{penalty!r} looks at the layers of a torch.nn.Module, but the model is {type(model).__name__}. Pass the "
+            "module itself."
+        )
+    return model
 
 
 def parts_of(penalty: Penalty) -> Iterator[Penalty]:

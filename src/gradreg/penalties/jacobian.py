@@ -128,11 +128,12 @@ class JacobianPenalty(Penalty):
         refuse_to_unmake(engine, at.forward.model)
         penalty = copy.copy(self)
         penalty._engine = engine
-        reference = self.magnitude.reference(seen.x, seen.y)
+        magnitude = self.magnitude.of_batch(seen.x, seen.y)
+        reference = magnitude.reference(seen.x, seen.y)
         devices = [tensor.device for tensor in (at.z, *at.tensors)]
         with _random.untouched(seen.generator, devices), _explaining(engine, at):
             row = next(iter(next(self.projection.draw(at, engine, seen.generator))))
-            value = penalty._measure_one(at, row, reference)
+            value = penalty._measure_one(at, row, magnitude, reference)
             if value.requires_grad:
                 _differentiate(value, at, penalty)
 
@@ -147,23 +148,24 @@ class JacobianPenalty(Penalty):
         return self.target
 
     def _measure(self, at: Linearization, seen: Seen) -> Tensor:
-        reference = self.magnitude.reference(seen.x, seen.y)
-        if isinstance(self.projection, Full) and (at_once := self._rows_at_once(at, reference)):
+        magnitude = self.magnitude.of_batch(seen.x, seen.y)
+        reference = magnitude.reference(seen.x, seen.y)
+
+        def measure(row: Parts) -> Tensor:
+            return self._measure_one(at, row, magnitude, reference)
+
+        if isinstance(self.projection, Full) and (at_once := self._rows_at_once(at, measure)):
             return mean_in_chunks(
-                lambda: iter(next(self.projection.draw(at, self.engine, None))),
-                lambda row: self._measure_one(at, row, reference),
-                at,
-                self.magnitude,
-                at_once,
+                lambda: iter(next(self.projection.draw(at, self.engine, None))), measure, at, magnitude, at_once
             )
         values = []
         for sample in self.projection.draw(at, self.engine, seen.generator):
-            measures = [self._measure_one(at, row, reference) for row in sample]
+            measures = [measure(row) for row in sample]
             total = measures[0] if len(measures) == 1 else torch.stack(measures).sum(0)
-            values.append(self.magnitude.finish(total))
+            values.append(magnitude.finish(total))
         return torch.stack(values)
 
-    def _rows_at_once(self, at: Linearization, reference: Tensor | None) -> int:
+    def _rows_at_once(self, at: Linearization, measure: Callable[[Parts], Tensor]) -> int:
         """How many rows fit into the memory that is given; 0 where all of them do."""
         assert isinstance(self.projection, Full)
         side = self.projection.side_at(at)
@@ -174,17 +176,24 @@ class JacobianPenalty(Penalty):
         key = (id(model), at.z.shape, at.z.dtype, tuple(tensor.shape for tensor in at.tensors))
         if key not in self._held:
             row = next(iter(next(self.projection.draw(at, self.engine, None))))
-            self._held[key] = bytes_held(lambda: self._measure_one(at, row, reference))
+            self._held[key] = bytes_held(lambda: measure(row))
         at_once = max(1, int(self.projection.memory * 2**30 / max(1, self._held[key])))
         return 0 if at_once >= count else at_once
 
-    def _measure_one(self, at: Linearization, row: Parts, reference: Tensor | None) -> Tensor:
+    def _measure_one(
+        self, at: Linearization, row: Parts, magnitude: Magnitude, reference: Tensor | Linearization | None
+    ) -> Tensor:
         side = self.projection.side_at(at)
-        given = None if reference is None else [_project(reference, at, row, side)]
+        given = None if reference is None else _projected(reference, at, row, side)
         if side == "output":
-            return self.engine.measure_row(at, row[0], self.magnitude, given)
+            return self.engine.measure_row(at, row[0], magnitude, given)
+        if magnitude.of_rows:
+            raise ValueError(
+                f"{magnitude!r} measures gradients with respect to the input, but {self.projection!r} gave columns of "
+                "the Jacobian. Use a projection on the output side, such as gr.Normal()."
+            )
         column = self.engine.column(at, row)
-        return self.magnitude.measure([column] if given is None else [column - given[0]])
+        return magnitude.measure([column] if given is None else [column - given[0]])
 
     def __repr__(self) -> str:
         slots = {
@@ -199,8 +208,23 @@ class JacobianPenalty(Penalty):
         return f"{type(self).__name__}({', '.join([f'{self.weight:g}', *chosen])})"
 
 
-def _project(reference: Tensor, at: Linearization, row: Parts, side: str) -> Tensor:
-    """``w^T G`` or ``G v`` for the given Jacobian G of each example."""
+def _projected(reference: Tensor | Linearization, at: Linearization, row: Parts, side: str) -> Parts:
+    """``w^T G`` or ``G v`` for the given Jacobian G of each example, without a graph."""
+    if isinstance(reference, Tensor):
+        return [_product(reference, at, row, side)]
+    if reference.z.shape != at.z.shape or [t.shape for t in reference.tensors] != [t.shape for t in at.tensors]:
+        raise ValueError(
+            f"DistanceToTeacher got a teacher with outputs of shape {tuple(reference.z.shape)}, differentiated by "
+            f"{[tuple(t.shape) for t in reference.tensors]}, for a model with {tuple(at.z.shape)} by "
+            f"{[tuple(t.shape) for t in at.tensors]}; expected the same. Give both the same target and the same inputs."
+        )
+    if side == "output":
+        return reference.gradient(row[0].detach())
+    return [DoubleBackward().column(reference, row).detach()]
+
+
+def _product(reference: Tensor, at: Linearization, row: Parts, side: str) -> Tensor:
+    """``w^T G`` or ``G v`` for the given Jacobian G of each example, which is held whole."""
     if len(at.tensors) != 1:
         raise ValueError(
             f"DistanceToGradients needs a site of one tensor, got {len(at.tensors)}; name it: site=gr.Input('image')."

@@ -27,6 +27,7 @@ class Seen:
         forward: the forward pass, which can be run again; None where the caller ran the model.
         loss: the task's loss, where an `Objective` holds the penalty.
         step: the number of the training step, for lazy penalties and ramps; None: every penalty counts as it is.
+        model: what was run; None where the caller ran it.
     """
 
     outputs: Any
@@ -36,6 +37,7 @@ class Seen:
     forward: ForwardPass | None = None
     loss: LossFunction | None = None
     step: int | None = None
+    model: Model | None = None
 
 
 class Term(Protocol):
@@ -111,7 +113,7 @@ class Passes:
         ]
         back = torch.cat([index for index, _ in groups]).argsort()
         outputs = _joined([seen.outputs for _, seen in parts], [len(index) for index, _ in groups], back)
-        return cls(parts, Seen(outputs, x, y, generator, loss=loss, step=step), size)
+        return cls(parts, Seen(outputs, x, y, generator, loss=loss, step=step, model=model), size)
 
     @classmethod
     def of_terms(
@@ -154,7 +156,7 @@ def _see(
 ) -> Seen:
     sites = [site for term in due for site in term.sites]
     forward = ForwardPass(model, x, sites, repeatable=any(term.repeats for term in due))
-    return Seen(forward.outputs, x, y, generator, forward, loss=loss, step=step)
+    return Seen(forward.outputs, x, y, generator, forward, loss=loss, step=step, model=model)
 
 
 def _size(seen: Seen) -> int:

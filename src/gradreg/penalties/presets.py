@@ -19,9 +19,10 @@ from gradreg.penalties.schedule import Factor
 class DoubleBack(JacobianPenalty):
     """Double backpropagation: ``weight * mean_i ||d L_i / d x_i||^2``, L_i the loss of example i alone.
 
-    The oldest gradient regularizer (also called DataGrad), and the paper's best on MNIST. On cross-entropy it measures
-    J_g along p - y, so it fades as the network grows sure of its training labels and its best weight is large: 50 on
-    small MNIST (standardized inputs). The loss is never averaged over the batch before it is differentiated.
+    The oldest gradient regularizer, and the paper's best on MNIST (the paper also calls it DataGrad; `DataGrad` here is
+    the form by finite differences). On cross-entropy it measures J_g along p - y, so it fades as the network grows sure
+    of its training labels and its best weight is large: 50 on small MNIST (standardized inputs). The loss is never
+    averaged over the batch before it is differentiated.
 
     Args:
         weight: multiplies the mean; no hidden 1/2.

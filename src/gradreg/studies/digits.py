@@ -11,6 +11,21 @@ GRIDS: dict[str, tuple[float, ...]] = {
     "jacreg": (3, 10, 30, 100),
     "confidencepenalty": (0.15, 0.5, 1.5, 5),
 }
+# Of the methods that are taken on request: those of other comparisons are for larger images.
+MORE_GRIDS: dict[str, tuple[float, ...]] = {
+    "spherical": (0.01, 0.03, 0.1, 0.3),
+    "spectreg4": (0.01, 0.03, 0.1, 0.3),
+    "randomclass": (0.01, 0.03, 0.1, 0.3),
+    "trueclass": (0.1, 0.3, 1, 3),
+    "topk": (0.05, 0.15, 0.5, 1.5),
+    "probabilityweighted": (0.1, 0.3, 1, 3),
+    "topsingular": (0.03, 0.1, 0.3, 1),
+    "rightreasons": (0.001, 0.003, 0.01, 0.03),
+    "scaleable": (3, 10, 30, 100),
+    "tangentprop": (0.01, 0.03, 0.1, 0.3),
+    "layerwise": (0.00003, 0.0001, 0.0003, 0.001),
+    "adamw": (0.01, 0.1, 0.3, 1),
+}
 
 RUN = Run(
     data=Data("digits"),

@@ -24,7 +24,7 @@ def compiled_step(
         model: its network.
         device: where.
     """
-    if device.type != "cuda" or run.schedule.steps < WORTH_IT or run.loss_factor != 1:
+    if device.type != "cuda" or run.schedule.steps < WORTH_IT or run.loss_factor != 1 or run.technique.used:
         return None
     torch.backends.cudnn.benchmark = True
     return gr.CompiledObjective(objective, model)

@@ -70,14 +70,15 @@ class Optimizer:
     """How the parameters move.
 
     Attributes:
-        name: "adam", or "sgd" (with momentum, Nesterov's form).
+        name: "adam", "adamw", or "sgd" (with momentum, Nesterov's form).
         learning_rate: at the start.
         momentum: of SGD.
-        weight_decay: times half the squared norm of weight matrices and filters, inside the loss.
+        weight_decay: times half the squared norm of weight matrices and filters, inside the loss; of "adamw" apart from
+            it: each step takes learning rate * weight_decay of them away.
     """
 
     learning_rate: float
-    name: Literal["adam", "sgd"] = "adam"
+    name: Literal["adam", "sgd", "adamw"] = "adam"
     momentum: float = 0.9
     weight_decay: float = 0.0
 
@@ -108,8 +109,9 @@ class Penalty:
     Attributes:
         preset: a preset of gradreg, such as "SpectReg".
         weight: what it is multiplied by.
-        options: its other plain arguments, such as ``(("every", 8), ("samples", 2))``; ``engine`` names the engine,
-            whose own arguments stand beside it: ``(("engine", "FiniteDifference"), ("step", 0.1))``.
+        options: its other plain arguments, such as ``(("every", 8), ("samples", 2))``; ``engine``, ``projection``,
+            ``magnitude`` and ``target`` name what is in that slot, whose own arguments stand beside it:
+            ``(("engine", "FiniteDifference"), ("step", 0.1))``.
     """
 
     preset: str
@@ -118,6 +120,27 @@ class Penalty:
 
     def __str__(self) -> str:
         return f"{self.preset}({', '.join([f'{self.weight:g}', *(f'{k}={v}' for k, v in self.options)])})"
+
+
+@dataclass(frozen=True)
+class Technique:
+    """What is done beside penalties, to the batch and to the step.
+
+    Attributes:
+        mixup: alpha of `gradreg.Mixup`; 0: none.
+        sam: rho of `gradreg.SAM`; 0: none.
+    """
+
+    mixup: float = 0.0
+    sam: float = 0.0
+
+    @property
+    def used(self) -> dict[str, float]:
+        """Those that are in use, as they are called, with their numbers."""
+        return {name: value for name, value in (("Mixup", self.mixup), ("SAM", self.sam)) if value > 0}
+
+    def __str__(self) -> str:
+        return " + ".join(f"{name}({value:g})" for name, value in self.used.items())
 
 
 @dataclass(frozen=True)
@@ -156,6 +179,7 @@ class Run:
     seed: int = 0
     protocol: Protocol = Protocol()
     loss_factor: float = 1.0
+    technique: Technique = Technique()
 
     @property
     def metric(self) -> Metric:
@@ -177,13 +201,18 @@ class Run:
         """The steps that are taken."""
         return self.schedule.until or self.schedule.steps
 
+    @property
+    def terms(self) -> str:
+        """Penalties and techniques in words, empty without: "SpectReg(0.03) + Mixup(0.2)"."""
+        return " + ".join([*map(str, self.penalties), *filter(None, [str(self.technique)])])
+
     def as_dict(self) -> dict[str, Any]:
         """The fields as plain data."""
         return dataclasses.asdict(self)
 
     def __str__(self) -> str:
-        terms = " + ".join(map(str, self.penalties)) or "no penalty"
-        return f"{terms}, {self.split.train_size} {self.metric.examples} of {self.data.name}, seed {self.seed}"
+        data = f"{self.split.train_size} {self.metric.examples} of {self.data.name}"
+        return f"{self.terms or 'no penalty'}, {data}, seed {self.seed}"
 
 
 def _counts(value: Scalar) -> TypeGuard[int]:
@@ -236,6 +265,8 @@ def out_of_range(run: Run) -> list[str]:
         ),
         ("schedule.until", schedule.until, 0 <= schedule.until <= schedule.steps, f"0 to {schedule.steps}"),
         ("loss_factor", run.loss_factor, run.loss_factor > 0, "> 0"),
+        ("technique.mixup", run.technique.mixup, run.technique.mixup >= 0, ">= 0"),
+        ("technique.sam", run.technique.sam, run.technique.sam >= 0, ">= 0"),
         ("protocol.norm_points", run.protocol.norm_points, run.protocol.norm_points >= 1, ">= 1"),
         ("protocol.test_points", run.protocol.test_points, run.protocol.test_points >= 0, ">= 0"),
         ("protocol.top_k", run.protocol.top_k, run.protocol.top_k == 0 or run.protocol.top_k >= 2, ">= 2, or 0"),

@@ -24,7 +24,9 @@ class Timing:
 def step_id(run: Run) -> str:
     """What decides the time of a step: neither weights nor seeds nor the number of steps."""
     terms = [(penalty.preset, meaning(penalty.options)) for penalty in run.penalties]
-    return digest([meaning(run.data), meaning(run.model), run.optimizer.name, run.schedule.batch_size, terms])
+    parts = [meaning(run.data), meaning(run.model), run.optimizer.name, run.schedule.batch_size, terms]
+    used = list(run.technique.used)
+    return digest([*parts, used] if used else parts)
 
 
 def known_seconds(runs: Iterable[Run], store: Store) -> dict[str, float]:
@@ -87,7 +89,8 @@ def time_steps(timing: Timing) -> dict[str, float] | str:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return interleaved(steps, periods=periods)
+        # Runs of a few steps, which only show that everything works, are not worth more.
+        return interleaved(steps, min(REPEATS, max(run.steps for run in timing.runs)), periods)
     finally:
         torch.set_num_threads(threads)
 

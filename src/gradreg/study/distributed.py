@@ -197,6 +197,11 @@ class SharedTraining(Training):
 
     def __init__(self, run: Run, parts: Split, classes: int, group: Group):
         check_batch(run.schedule.batch_size, group.world)
+        if run.technique.used:
+            raise StudyError(
+                f"{run.technique} mixes the examples of a batch or moves the parameters by its gradient, of which each "
+                "of several processes would have only its share; train on one process, without torchrun."
+            )
         super().__init__(run, parts, classes, group.device)
         self.compiled = None  # DDP averages gradients in its own backward pass
         self.share = Share(group.rank, group.world)

@@ -86,6 +86,7 @@ def _row(key: str, files: RunFiles) -> dict[str, Any]:
     config, result, status = files.config() or {}, files.result() or {}, files.status()
     failure = files.failure() if status.state == "failed" else None
     penalties = [f"{p['preset']}({p['weight']:g})" for p in config.get("penalties", ())]
+    penalties += [f"{name}({value:g})" for name, value in config.get("technique", {}).items() if value]
     return {
         "key": key,
         "state": status.state,

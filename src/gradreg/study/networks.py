@@ -29,6 +29,14 @@ def _lenet(regularization: Regularization) -> _Kind:
     return lambda shape, classes: LeNet5(regularization, classes=classes), lambda s: s == (1, 28, 28), "(1, 28, 28)"
 
 
+def _small(regularization: Regularization) -> _Kind:
+    return (
+        lambda shape, classes: SmallCNN(classes=classes, regularization=regularization),
+        lambda shape: shape == (1, 8, 8),
+        "(1, 8, 8)",
+    )
+
+
 _IMAGES: tuple[Callable[[Shape], bool], str] = (
     lambda shape: len(shape) == 3 and min(shape[1:]) >= 8,
     "(channels, height, width) with sides of at least 8",
@@ -39,7 +47,9 @@ BUILT_IN: dict[str, _Kind] = {
     "lenet5-batchnorm": _lenet("batchnorm"),
     "lenet5-batch-statistics": _lenet("batch-statistics"),
     "lenet5-plain": _lenet("none"),
-    "small-cnn": (lambda shape, classes: SmallCNN(classes=classes), lambda shape: shape == (1, 8, 8), "(1, 8, 8)"),
+    "small-cnn": _small("none"),
+    "small-cnn-dropout": _small("dropout"),
+    "small-cnn-batchnorm": _small("batchnorm"),
     "convnet": (lambda shape, classes: ConvNet(shape[0], (shape[1], shape[2]), classes), *_IMAGES),
     "resnet": (lambda shape, classes: ResNet(shape[0], classes), *_IMAGES),
     "resnet-width8": (lambda shape, classes: ResNet(shape[0], classes, width=8), *_IMAGES),

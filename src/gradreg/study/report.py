@@ -90,12 +90,13 @@ def score(summary: Summary, row: Row) -> str:
 
 
 def weight(row: Row) -> str:
-    """The weights of the penalties, whatever else was selected by its name, and the weight that the paper selected."""
+    """The weights of penalties and techniques, whatever else was selected by its name, and the paper's own weight."""
     paper = [] if row.arm.reported_weight is None else [f"paper {number(row.arm.reported_weight)}"]
     if not row.selected and row.arm.search is not None:
         return ", ".join([MISSING, *paper])
     run = row.runs[0] if row.runs else row.arm.run
-    weights = "+".join(number(penalty.weight) for penalty in run.penalties)
+    given = [*(penalty.weight for penalty in run.penalties), *run.technique.used.values()]
+    weights = "+".join(map(number, given))
     return ", ".join(filter(None, [weights, *others(row), *paper])) or NONE
 
 

@@ -266,7 +266,7 @@ def share_penalty(penalty: gr.Penalty, share: Share) -> None:
     """
     if isinstance(penalty, (gr.ConfidencePenalty, gr.LabelSmoothing)):
         return
-    if not isinstance(penalty, gr.JacobianPenalty):
+    if not isinstance(penalty, gr.JacobianPenalty) or not penalty.apart:
         raise StudyError(
             f"{type(penalty).__name__} is not known to be a mean over the examples of a batch, as several processes "
             f"need it; use one of gradreg's own penalties, or {_ALONE}."

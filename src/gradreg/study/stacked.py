@@ -109,6 +109,10 @@ class StackedTraining:
                     "at the same step that differ in nothing but seeds, numbers of training points and penalty weights "
                     "(all > 0, or all 0)."
                 )
+        if first.run.technique.used:
+            raise StackError(
+                f"{first.run.technique} takes a batch or a step of one run at a time, which a stack does not; {ALONE}."
+            )
         if any(member.training.x.dtype == torch.uint8 for member in members):
             raise StackError(f"the training images are too many to be kept as numbers for each run; {ALONE}.")
         self.device = first.device

@@ -186,6 +186,11 @@ def stacked_penalty(penalty: gr.Penalty, model: nn.Module, generators: Sequence[
             f"{penalty!r} takes a random part of a batch, which is drawn for one run at a time; write "
             f"every={round(1 / penalty.schedule.fraction)} in place of the fraction, or {ALONE}."
         )
+    if not penalty.apart:
+        raise StackError(
+            f"{penalty!r} looks at more than each example by itself, which in a stack would be the layers and examples "
+            f"of all runs; {ALONE}."
+        )
     if not isinstance(penalty, gr.JacobianPenalty):
         return penalty
     engine = penalty.engine

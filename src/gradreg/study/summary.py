@@ -134,15 +134,14 @@ class Row:
 
     @property
     def label(self) -> str:
-        """The penalties with their weights, and what else was selected: "SpectReg(0.03)"."""
+        """The penalties and techniques with their weights, and what else was selected: "SpectReg(0.03)"."""
         run = self.runs[0] if self.runs else self.arm.run
-        terms = " + ".join(map(str, run.penalties))
         others = [
             f"{path.split('.')[-1]}={value:g}" if isinstance(value, float) else f"{path.split('.')[-1]}={value}"
             for path, value in self.values
-            if path != "weight" and not path.endswith(".weight")
+            if path != "weight" and not path.endswith(".weight") and not path.startswith("technique.")
         ]
-        return ", ".join([terms or self.arm.name, *others])
+        return ", ".join([run.terms or self.arm.name, *others])
 
 
 @dataclass(frozen=True)

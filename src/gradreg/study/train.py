@@ -4,7 +4,7 @@ import io
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
@@ -22,18 +22,17 @@ from gradreg.data.loaders import LOADERS
 from gradreg.data.own import load_pack
 from gradreg.data.splits import Split, split
 from gradreg.study.compiled_steps import compiled_step
-from gradreg.study.config import Penalty, Run, StudyError
+from gradreg.study.config import Run, StudyError, Technique
 from gradreg.study.function import learned_function
 from gradreg.study.metric import ACCURACY
 from gradreg.study.networks import network
 from gradreg.study.scores import accuracy, score
 from gradreg.study.source import code_hash
 from gradreg.study.suggest import unknown
+from gradreg.study.terms import build_penalties
 
 # By the key of the metric.
 LOSSES: dict[str, LossFunction] = {"accuracy": cross_entropy, "mse": mse_loss}
-# They measure probabilities of classes.
-OF_CLASSES = ("JacReg", "ConfidencePenalty")
 
 # Every so many steps the loss is looked at; about so many of these looks are noted, and so many take the metric on at
 # most so many validation points. None of this changes what comes out.
@@ -127,6 +126,7 @@ class Training:
         # What the objective calls: the network, or a wrapper around it.
         self.called: nn.Module = self.model
         self.objective = gr.Objective(LOSSES[run.metric.key], *build_penalties(run))
+        self._gradients = self._technique(run.technique, outputs)
         self.compiled = compiled_step(run, self.objective, self.model, self.device)
         self.optimizer = build_optimizer(run, self.model)
         self.scheduler = build_scheduler(run, self.optimizer)
@@ -143,14 +143,28 @@ class Training:
         if self.compiled is not None:
             result = self.compiled(x, y, generator=self.projections, step=self.step)
         else:
-            result = self.objective(self.called, x, y, generator=self.projections, step=self.step)
-            # The penalties' weights are parts of the task's, so that what is noted is the mean loss.
-            (self.run.loss_factor * result.total).backward()
+            result = self._gradients(x, y)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.scheduler.step()
         self.step += 1
         return result
+
+    def _technique(self, technique: Technique, outputs: int) -> Callable[[Tensor, Tensor], gr.Result]:
+        """What gives the parameters their gradients for a batch; returns the result."""
+        factor = self.run.loss_factor  # the penalties' weights are parts of the task's, so what is noted is a mean loss
+        mixed = gr.Mixup(self.objective, technique.mixup, classes=outputs) if technique.mixup > 0 else None
+        if technique.sam > 0:
+            sam = gr.SAM(mixed or self.objective, self.model, technique.sam)
+            return lambda x, y: sam(x, y, generator=self.projections, step=self.step, factor=factor)
+
+        def gradients(x: Tensor, y: Tensor) -> gr.Result:
+            # The objective and what it calls may have been exchanged since: `gradreg.study.distributed`.
+            result = (mixed or self.objective)(self.called, x, y, generator=self.projections, step=self.step)
+            (factor * result.total).backward()
+            return result
+
+        return gradients
 
     def inputs(self, chosen: Tensor) -> Tensor:
         """The examples at these positions, as the network takes them."""
@@ -364,53 +378,6 @@ def build_model(run: Run, shape: tuple[int, ...], outputs: int) -> nn.Module:
     return network(run.model.name, shape, outputs)
 
 
-def build_penalties(run: Run) -> list[gr.Penalty]:
-    """The penalties of a run, with their weights as parts of the task's."""
-    unfit = [p.preset for p in run.penalties if p.preset in OF_CLASSES] if run.metric is not ACCURACY else []
-    if unfit:
-        raise StudyError(
-            f"{unfit[0]} measures the probabilities of classes, but the labels of {run.data.name} are numbers; use "
-            "SpectReg, FrobReg or DoubleBack."
-        )
-    return [build_penalty(replace(p, weight=p.weight / run.loss_factor)) for p in run.penalties]
-
-
-def build_penalty(penalty: Penalty) -> gr.Penalty:
-    """A preset with its weight and options."""
-    kinds = {
-        name: kind
-        for name in gr.__all__
-        if isinstance(kind := getattr(gr, name), type) and issubclass(kind, gr.Penalty)
-    }
-    presets: dict[str, Callable[..., gr.Penalty]] = {
-        name: kind for name, kind in kinds.items() if name not in ("Penalty", "PenaltySum", "JacobianPenalty")
-    }
-    if penalty.preset not in presets:
-        raise StudyError(f"there is no penalty of that name: {unknown(penalty.preset, presets)}.")
-    options: dict[str, Any] = dict(penalty.options)
-    try:
-        if "engine" in options:
-            options["engine"] = _engine(options)
-        return presets[penalty.preset](penalty.weight, **options)
-    except (TypeError, ValueError) as error:
-        raise StudyError(f"{penalty} cannot be made: {error}") from error
-
-
-def _engine(options: dict[str, Any]) -> gr.Engine:
-    """The engine that options name, with those of its own arguments that they hold, which are taken out."""
-    engines = {kind.__name__: kind for kind in (gr.DoubleBackward, gr.ForwardMode, gr.FiniteDifference)}
-    name = options["engine"]
-    if name == "auto":
-        raise ValueError(
-            "engine='auto' lets each run choose, so that its name would not say what was done; write the engine that "
-            f"gradreg probe recommends for the network: {', '.join(engines)}"
-        )
-    if name not in engines:
-        raise ValueError(f"engine={name!r}: {unknown(str(name), engines)}")
-    own = [f.name for f in fields(engines[name]) if f.name in options]
-    return engines[name](**{key: options.pop(key) for key in own})
-
-
 def channels_last(images: Tensor) -> Tensor:
     """Images with the channels last, which torch's convolutions are faster on: docs/performance.md."""
     return images.to(memory_format=torch.channels_last) if images.ndim == 4 else images
@@ -424,7 +391,7 @@ def build_optimizer(run: Run, model: nn.Module, leading: int = 0) -> torch.optim
         model: whose parameters.
         leading: how many dimensions each parameter has in front of its own.
     """
-    # weight_decay of these adds weight_decay * w to the gradient, as decay * ||w||^2 / 2 in the loss does.
+    # weight_decay of the first two adds weight_decay * w to the gradient, as decay * ||w||^2 / 2 in the loss does.
     matrices = _matrices(model, leading)
     others = [p for p in model.parameters() if p.ndim <= 1 + leading]
     given = run.optimizer
@@ -432,6 +399,8 @@ def build_optimizer(run: Run, model: nn.Module, leading: int = 0) -> torch.optim
     if given.name == "sgd":
         nesterov = given.momentum > 0
         return torch.optim.SGD(groups, lr=given.learning_rate, momentum=given.momentum, nesterov=nesterov)
+    if given.name == "adamw":
+        return torch.optim.AdamW(groups, lr=given.learning_rate, fused=True)
     return torch.optim.Adam(groups, lr=given.learning_rate, fused=True)
 
 

@@ -94,6 +94,7 @@ def call(row: Row) -> str:
         f"{term.preset}({', '.join([number(term.weight), *(f'{k}={number(v)}' for k, v in term.options)])})"
         for term in run.penalties
     ]
+    terms += [f"{name}({number(value)})" for name, value in run.technique.used.items()]
     label = ", ".join(filter(None, [" + ".join(terms), *others(row)]))
     return label if label.startswith(row.arm.name) else f"{row.arm.name} ({label})" if label else row.arm.name
 
@@ -103,7 +104,7 @@ def others(row: Row) -> list[str]:
     return [
         f"{path.rsplit('.', 1)[-1]}={number(value)}"
         for path, value in row.values
-        if path != "weight" and not path.endswith(".weight")
+        if path != "weight" and not path.endswith(".weight") and not path.startswith("technique.")
     ]
 
 

@@ -1,0 +1,86 @@
+"""Penalties of a run by their names and plain options."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from runs_for_tests import SIN
+
+import gradreg as gr
+from gradreg.study.config import Penalty, StudyError
+from gradreg.study.terms import SLOTS, build_penalties, build_penalty
+
+
+@pytest.mark.parametrize(
+    ("penalty", "message"),
+    [
+        (Penalty("SpektReg", 0.1), "no penalty of that name: 'SpektReg' is not known; did you mean 'SpectReg'"),
+        (Penalty("Penalty", 0.1), "'Penalty' is not known"),
+        (Penalty("PenaltySum", 0.1), "'PenaltySum' is not known"),
+        (Penalty("Objective", 0.1), "'Objective' is not known"),
+        (Penalty("JacReg", 0.1, (("draws", 2),)), r"JacReg\(0.1, draws=2\) cannot be made: .*draws"),
+        (Penalty("SpectReg", -1.0), r"SpectReg\(-1\) cannot be made"),
+        (
+            Penalty("SpectReg", 0.1, (("engine", "auto"),)),
+            "engine='auto' lets each run choose, so that its name would ",
+        ),
+        (Penalty("Sobolev", 1.0), r"Sobolev\(1\) cannot be made: Sobolev needs either a teacher or an oracle"),
+        (
+            Penalty("JacobianPenalty", 0.1, (("projection", "TopJ"),)),
+            "projection='TopJ': 'TopJ' is not known; did you mean 'TopK'",
+        ),
+        (Penalty("JacobianPenalty", 0.1, (("magnitude", "L2"),)), "magnitude='L2': 'L2' is not known"),
+        (Penalty("JacobianPenalty", 0.1, (("projection", "TopK"), ("k", 0))), "TopK got k=0; expected a whole number"),
+        (Penalty("JacobianPenalty", 0.1, (("k", 2),)), "unexpected keyword argument 'k'"),
+        (Penalty("SpectReg", 0.1, (("projection", "TopK"),)), "unexpected keyword argument 'projection'"),
+    ],
+)
+def test_penalties_that_cannot_be_made_are_named(penalty: Penalty, message: str) -> None:
+    with pytest.raises(StudyError, match=message):
+        build_penalty(penalty)
+
+
+def test_every_preset_can_be_named() -> None:
+    presets = [value for name in gr.__all__ if isinstance(value := getattr(gr, name), type)]
+    names = [kind.__name__ for kind in presets if issubclass(kind, gr.Penalty)]
+    assert len(names) >= 17
+    for name in set(names) - {"Penalty", "PenaltySum", "Sobolev"}:  # which need more than a weight
+        assert build_penalty(Penalty(name, 0.25)).weight == 0.25
+
+
+@pytest.mark.parametrize(
+    ("options", "slot", "expected"),
+    [
+        ((("projection", "TopK"), ("k", 2)), "projection", gr.TopK(2)),
+        ((("projection", "Sphere"), ("samples", 3), ("per", "batch")), "projection", gr.Sphere(3, "batch")),
+        ((("magnitude", "TargetNorm"), ("norm", 2.0), ("one_sided", True)), "magnitude", gr.TargetNorm(2.0, True)),
+        ((("target", "Probabilities"),), "target", gr.Probabilities()),
+        ((("engine", "FiniteDifference"), ("step", 0.1)), "engine", gr.FiniteDifference(0.1)),
+    ],
+)
+def test_slots_are_filled_by_name(options: Any, slot: str, expected: object) -> None:
+    assert getattr(build_penalty(Penalty("JacobianPenalty", 0.5, options)), slot) == expected
+
+
+def test_several_slots_are_filled_at_once() -> None:
+    options = (("engine", "ForwardMode"), ("every", 2), ("magnitude", "L1"), ("projection", "RandomClass"))
+    found = build_penalty(Penalty("JacobianPenalty", 0.5, options))
+    assert repr(found) == "JacobianPenalty(0.5, projection=RandomClass(samples=1), engine=ForwardMode(), " + (
+        "magnitude=L1(), every=2)"
+    )
+
+
+def test_the_slots_hold_all_that_needs_nothing_but_plain_arguments() -> None:
+    """What is missing takes functions, tensors or other objects."""
+    kinds = {"engine": gr.Engine, "target": gr.Target, "projection": gr.Projection, "magnitude": gr.Magnitude}
+    public = [getattr(gr, name) for name in gr.__all__]
+    for slot, kind in kinds.items():
+        known = {p.__name__ for p in public if isinstance(p, type) and issubclass(p, kind) and p is not kind}
+        missing = known - {k.__name__ for k in SLOTS[slot]}
+        assert missing <= {"FunctionOf", "Loss", "Tangents", "DistanceToGradients", "DistanceToTeacher", "Masked"}
+
+
+@pytest.mark.parametrize("preset", ["JacReg", "ConfidencePenalty", "LabelSmoothing", "RightReasons"])
+def test_penalties_on_probabilities_are_refused_for_a_regression(preset: str) -> None:
+    with pytest.raises(StudyError, match=f"{preset} measures the probabilities of classes, but the labels of sin"):
+        build_penalties(replace(SIN, penalties=(Penalty(preset, 0.1),)))

@@ -108,7 +108,7 @@ def test_all_methods_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[
     """Every one at its smallest size: a row of the table with its accuracy and its cost; some weights are searched."""
     searched = ("mixup", "sam", "adamw", "spectralnorm")
     fixed = [f"{name}={grid[0]:g}" for name, grid in USUAL_GRIDS.items() if grid and name not in searched]
-    options = ("--methods", "all", *fixed, "--scale", "smoke", "--seeds", 1, "--store", tmp_path)
+    options = ("--methods", "all", *fixed, "--scale", "smoke", "--seeds", 1, "--jobs", 1, "--store", tmp_path)
     main(list(map(str, ("compare", "digits", *options))))
     capsys.readouterr()
     data = json.loads((tmp_path / "studies" / "digits-smoke" / "report.json").read_text())

@@ -21,10 +21,14 @@ MORE_GRIDS: dict[str, tuple[float, ...]] = {
     "probabilityweighted": (0.1, 0.3, 1, 3),
     "topsingular": (0.03, 0.1, 0.3, 1),
     "rightreasons": (0.001, 0.003, 0.01, 0.03),
-    "scaleable": (3, 10, 30, 100),
+    "l1doubleback": (0.1, 0.3, 1, 3),
+    "scaleable": (0.3, 1, 3, 10),
     "tangentprop": (0.01, 0.03, 0.1, 0.3),
     "layerwise": (0.00003, 0.0001, 0.0003, 0.001),
-    "adamw": (0.01, 0.1, 0.3, 1),
+    "spectralnorm": (0.005, 0.015, 0.05, 0.15),
+    "labelsmoothing": (0.11, 0.25, 0.7, 2),
+    "weightdecay": (0.0005, 0.005, 0.02, 0.1),
+    "adamw": (0.1, 0.3, 1, 3),
 }
 
 RUN = Run(

@@ -17,7 +17,7 @@ from torch import nn
 import gradreg as gr
 from gradreg.data.digits import load_digits
 from gradreg.data.splits import Split, split
-from gradreg.metrics import Profile
+from gradreg.metrics import FGSM, PGD, GaussianNoise, Profile
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from training_loop import train
@@ -27,6 +27,8 @@ METHODS: dict[str, list[gr.Penalty]] = {
     "DoubleBack(3)": [gr.DoubleBack(3)],
     "SpectReg(0.1)": [gr.SpectReg(0.1)],
 }
+# In units of the standardized inputs.
+ATTACKS = (GaussianNoise(0.5), FGSM(0.1), PGD(0.1), PGD(0.5, "l2"))
 
 
 def named(found: Profile) -> Iterator[tuple[str, float]]:
@@ -62,13 +64,11 @@ def table(profiles: dict[str, list[Profile]]) -> str:
 
 
 def draw(models: dict[str, nn.Module], data: Split, path: Path) -> None:
-    """Test digits 0 to 9, and the gradient of each label's score with respect to them."""
+    """Validation digits 0 to 9, and the gradient of each label's score with respect to them."""
     from matplotlib.figure import Figure
 
-    assert data.test_x is not None
-    assert data.test_y is not None
-    first = [int((data.test_y == digit).nonzero()[0]) for digit in range(10)]
-    x, y = data.test_x[first], data.test_y[first]
+    first = [int((data.validation_y == digit).nonzero()[0]) for digit in range(10)]
+    x, y = data.validation_x[first], data.validation_y[first]
     pictures = {"input": x, **{name: gr.metrics.saliency(model, x, y) for name, model in models.items()}}
     figure = Figure(figsize=(8, 0.95 * len(pictures)), dpi=100)
     axes = figure.subplots(len(pictures), 10)
@@ -85,24 +85,29 @@ def draw(models: dict[str, nn.Module], data: Split, path: Path) -> None:
     figure.savefig(path)
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
     """Trains, measures, prints."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=200, help="of 5 steps")
+    parser.add_argument("--epochs", type=int, default=40, help="of 5 steps")
+    parser.add_argument("--points", type=int, default=400, help="of the test set, to measure at")
     parser.add_argument("--picture", type=Path)
-    asked = parser.parse_args()
+    asked = parser.parse_args(words)
     torch.set_num_threads(1)
     profiles: dict[str, list[Profile]] = {name: [] for name in METHODS}
     models: dict[str, nn.Module] = {}
     for seed in range(asked.seeds):
-        data = split(load_digits(), train_size=100, validation_size=400, test_size=797, seed=seed, with_test=True)
+        data = split(
+            load_digits(), train_size=100, validation_size=400, test_size=asked.points, seed=seed, with_test=True
+        )
         assert data.test_x is not None
         assert data.test_y is not None
         for name, penalties in METHODS.items():
             torch.manual_seed(seed)
             models[name] = train(data, gr.Objective(nn.functional.cross_entropy, *penalties), asked.epochs)
-            profiles[name].append(gr.metrics.profile(models[name], data.test_x, data.test_y, train_x=data.x, seed=seed))
+            profiles[name].append(
+                gr.metrics.profile(models[name], data.test_x, data.test_y, train_x=data.x, attacks=ATTACKS, seed=seed)
+            )
         if asked.picture is not None and seed == 0:
             draw(models, data, asked.picture)
     print(table(profiles))

@@ -20,7 +20,7 @@ from gradreg.data.splits import Split, split
 from gradreg.metrics import FGSM, PGD, GaussianNoise, Profile
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-from training_loop import train
+from training_loop import train  # type: ignore[import-not-found]
 
 METHODS: dict[str, list[gr.Penalty]] = {
     "no penalty": [],

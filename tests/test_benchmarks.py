@@ -1,6 +1,7 @@
 """benchmarks/overhead.py: the rows of a small model, the floors, JSON, errors. How long steps take is not tested."""
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -171,3 +172,16 @@ def test_models_and_configurations_are_listed(
     text = capsys.readouterr().out
     assert "lenet5: 61,706 parameters, batch 50 of (1, 28, 28)\n  plain; textbook SpectReg; " in text
     assert all(f"{name}: " in text for name in ("resnet", "vit", "mlp10", "mlp200", "mlp1000"))
+
+
+def test_measures_are_tabled_and_drawn(
+    module: Callable[[str], ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "saliency.png"
+    words = ["--seeds", "1", "--epochs", "1", "--points", "20", "--picture", str(path)]
+    module("measures").main(words)
+    head, _, first, *rest = capsys.readouterr().out.splitlines()
+    assert head == "| measure | no penalty | DoubleBack(3) | SpectReg(0.1) |"
+    assert re.fullmatch(r"\| test accuracy, % (\| [0-9.]+ ){3}\|", first)
+    assert len(rest) > 15
+    assert path.read_bytes().startswith(b"\x89PNG")

@@ -82,6 +82,8 @@ def test_scores_of_images_and_sequences() -> None:
             measure(z, torch.softmax(z, 1))
         with pytest.raises(ValueError, match=r"labels of shape \(5,\)"):
             measure(flat, y.flatten()[:5])
+    with pytest.raises(ValueError, match=r"accuracy got labels from -1 to 2 for 3 classes; expected 0 to 2\. Take out"):
+        metrics.accuracy(flat, torch.where(torch.arange(120) == 7, -1, y.flatten()))
     with pytest.raises(ValueError, match="bins=0; expected a whole number >= 1"):
         metrics.expected_calibration_error(flat, y.flatten(), bins=0)
 

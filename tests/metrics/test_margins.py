@@ -90,6 +90,8 @@ def test_bad_scores_labels_and_targets_are_refused() -> None:
         metrics.input_margins(lambda x: x, x)
     with pytest.raises(ValueError, match=r"labels of dtype torch.float32; expected class indices \(N,\)"):
         metrics.logit_margins(torch.randn(3, 4), torch.randn(3, 4))
+    with pytest.raises(ValueError, match="got labels from 0 to 4 for 4 classes; expected 0 to 3"):
+        metrics.input_margins(model, x, torch.tensor([0, 4, 1]))
     with pytest.raises(ValueError, match="norm='l1'; expected 'l2' or 'linf'"):
         metrics.input_margins(model, x, norm="l1")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"target of shape \(3, 4\); expected one value per example"):

@@ -110,4 +110,15 @@ def class_indices(y: Labels, z: Tensor, owner: str) -> Tensor:
     if isinstance(y, Tensor) and y.is_floating_point():
         raise ValueError(f"{owner} got labels of dtype {y.dtype}; expected class indices (N,): write y.argmax(1).")
     _checks.class_labels(y, z, 1, owner)
-    return y.long().to(z.device)
+    return in_range(y, z.shape[1], owner).to(z.device)
+
+
+def in_range(y: Tensor, classes: int, owner: str) -> Tensor:
+    """Labels as int64, each of which names a class."""
+    least, most = int(y.min()), int(y.max())
+    if least < 0 or most >= classes:
+        raise ValueError(
+            f"{owner} got labels from {least} to {most} for {classes} classes; expected 0 to {classes - 1}. Take out "
+            "points whose label is to be ignored: z[y >= 0], y[y >= 0]."
+        )
+    return y.long()

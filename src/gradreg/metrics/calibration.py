@@ -5,7 +5,7 @@ from torch import Tensor
 
 from gradreg import _checks
 from gradreg._types import Model
-from gradreg.metrics._chunks import in_chunks
+from gradreg.metrics._chunks import in_chunks, in_range
 
 
 def predictions(model: Model, x: Tensor, *, chunk: int = 1024) -> Tensor:
@@ -113,4 +113,5 @@ def _one_by_one(z: Tensor, y: Tensor, class_dim: int | None, owner: str) -> tupl
     if isinstance(y, Tensor) and y.is_floating_point():
         raise ValueError(f"{owner} got labels of dtype {y.dtype}; expected class indices: write y.argmax({dim}).")
     _checks.class_labels(y, z, dim, owner)
-    return z.detach().movedim(dim, -1).reshape(-1, z.shape[dim]), y.flatten().long().to(z.device)
+    labels = in_range(y.flatten(), z.shape[dim], owner).to(z.device)
+    return z.detach().movedim(dim, -1).reshape(-1, z.shape[dim]), labels

@@ -82,7 +82,7 @@ def spectral_norms(
         y: labels (N,), where the target needs them.
         target: `Logits()` by default, which is J_g; `Probabilities()` for J_f.
         site: `Input()` by default.
-        iterations: None for the exact value; else rounds of power iteration, about three backward passes each.
+        iterations: None for the exact value; else rounds of power iteration, two passes each.
         generator: draws the start of the power iteration.
         chunk: number of examples at a time; fewer where the Jacobians of a chunk would hold more than 2^27 numbers.
 

@@ -475,9 +475,16 @@ class ComplexOutputs(Spectrum):
         return torch.complex(self.last(z.real), self.last(z.imag))
 
 
-def compiled() -> Built:
-    made = built(mlp)()
-    return Built(torch.compile(made.model, backend="aot_eager"), made.x, made.model)  # type: ignore[arg-type]
+def compiled(*, donated: bool) -> Callable[[], Built]:
+    def build() -> Built:
+        torch._dynamo.reset()  # what was compiled before would change the graph
+        made = built(mlp)()
+        model = torch.compile(made.model, backend="aot_eager", dynamic=True)
+        with torch._functorch.config.patch(donated_buffer=donated):
+            model(made.x.clone().requires_grad_())
+        return Built(model, made.x, made.model)  # type: ignore[arg-type]
+
+    return build
 
 
 def channels_last(*between: nn.Module) -> Callable[[], Built]:
@@ -529,6 +536,7 @@ FUSED = (
     no_forward("attention_for_cpu ", "sdpa_kernel(torch.nn.attention.SDPBackend.MATH)"),
     Equal(),
 )
+DONATED = Refused("a model compiled by torch.compile gives up buffers", "gr.CompiledObjective")
 REENTRANT = Refused("the model checkpoints activations with use_reentrant=True", "use_reentrant=False")
 WITH_TANGENTS = Refused(
     "what is run again in the backward pass is not what engine=ForwardMode() ran there",
@@ -645,8 +653,9 @@ CASES: dict[str, tuple[Case, ...]] = {
             "activation checkpointing, use_reentrant=True", built(lambda: Checkpointed(reentrant=True), "vector"),
             everywhere(REENTRANT),
         ),
+        Case("`torch.compile(model)`", compiled(donated=True), everywhere(DONATED)),
         Case(
-            "`torch.compile(model)`", compiled,
+            "the same, `donated_buffer = False`", compiled(donated=False),
             (no_second("a model compiled by torch.compile", "gr.CompiledObjective"), Equal(), Equal()),
         ),
         Case(

@@ -17,7 +17,7 @@ from gradreg.study.grid import Arm, Study, final_runs
 from gradreg.study.store import Store
 
 NUMBERS = ("jacobian_norm", "half_squared_norm", "seconds")
-FACTS = ("device", "processor", "torch", "stacked")
+FACTS = ("device", "processor", "torch", "commit", "stacked")
 
 
 def rows(study: Study, store: Store) -> Iterator[dict[str, Any]]:

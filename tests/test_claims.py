@@ -44,13 +44,19 @@ def test_holm_multiplies_the_smallest_by_their_number(claims: ModuleType) -> Non
     assert claims.holm([0.03, 0.01, 0.04]) == pytest.approx([0.06, 0.03, 0.06])
 
 
+def test_claims_of_no_difference_stay_out_of_the_correction(claims: ModuleType) -> None:
+    place = ("table1", "", "")
+    listed = [claims.Claim("", place, place, differ) for differ in (True, False, True)]
+    assert claims.corrected(listed, [0.02, 0.03, 0.04]) == pytest.approx([0.04, 0.03, 0.04])
+
+
 @pytest.mark.parametrize(
     ("differ", "mean", "p", "said"),
     [
         (True, 1.0, 0.01, "yes"),
         (True, -1.0, 0.01, "the opposite"),
         (True, 1.0, 0.2, "no difference found"),
-        (False, 1.0, 0.2, "yes: no difference found"),
+        (False, 1.0, 0.2, "not contradicted"),
         (False, 1.0, 0.01, "no: they differ"),
     ],
 )

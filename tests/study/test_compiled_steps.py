@@ -10,7 +10,7 @@ from runs_for_tests import SIN, SPECTREG
 import gradreg as gr
 from gradreg.study import compiled_steps, train
 from gradreg.study.compiled_steps import WORTH_IT, compiled_step
-from gradreg.study.config import Run
+from gradreg.study.config import Penalty, Run
 from gradreg.study.grid import put
 
 MODEL = torch.nn.Linear(2, 2)
@@ -30,12 +30,13 @@ def of(steps: int, run: Run = SPECTREG) -> Run:
         (of(WORTH_IT - 1), "cuda", False),
         (replace(of(WORTH_IT, SIN), loss_factor=25.0), "cuda", False),
         (put(of(WORTH_IT), {"technique.sam": 0.05}), "cuda", False),
+        (replace(of(WORTH_IT), penalties=(Penalty("SpectReg", 0.1, (("ramp", 100),)),)), "cuda", False),
     ],
 )
 def test_long_runs_of_classifiers_on_a_gpu_are_compiled(
     run: Run, device: str, compiled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", not compiled)  # of the run before
     step = compiled_step(run, OBJECTIVE, MODEL, torch.device(device))
     assert isinstance(step, gr.CompiledObjective) == compiled
     assert torch.backends.cudnn.benchmark == compiled

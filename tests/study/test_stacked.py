@@ -140,7 +140,7 @@ def test_stacked_runs_are_equal_in_single_precision_over_a_few_steps(optimizer: 
 
 def test_runs_of_other_numbers_of_training_points_are_stacked(tmp_path: Path) -> None:
     run = replace(own(tmp_path, EXACT_NET), penalties=CASES["SpectReg"])
-    sizes = (60, 200, 40)
+    sizes = (60, 200, 15)  # the last has fewer than a batch
     assert compared([put(r, {"split.train_size": size}) for r, size in zip(varied(run), sizes, strict=True)]) < 1e-7
 
 

@@ -107,9 +107,9 @@ def translated(error: Exception, engine: str) -> UnsupportedOperationError | Non
         )
     if "donated buffers" in text:
         return UnsupportedOperationError(
-            "a model compiled by torch.compile gives up buffers with its first backward pass, which every penalty needs "
-            "once more. Before the model is first called set torch._functorch.config.donated_buffer = False, for the "
-            "first-order engines; or pass the module that is not compiled and compile the whole step: "
+            "a model compiled by torch.compile gives up buffers with its first backward pass, which every penalty "
+            "needs once more. Before the model is first called set torch._functorch.config.donated_buffer = False, for "
+            "the first-order engines; or pass the module that is not compiled and compile the whole step: "
             f"gr.CompiledObjective. {cause}"
         )
     if "functorch transform" in text and "autograd.Function" not in text:

@@ -15,8 +15,10 @@ def compiled_step(
 ) -> gr.CompiledObjective | None:
     """The step as one compiled graph, where that pays; None where it does not.
 
-    It depends on the run and the device alone, so that a run that goes on from a checkpoint is compiled if it was
-    before. cuDNN then chooses its algorithms by timing them.
+    Not where a penalty's weight rises, which would make a graph of each step; where the loss is multiplied by a factor;
+    and with techniques, which take their steps otherwise. It depends on the run and the device alone, so that a run
+    that goes on from a checkpoint is compiled if it was before. cuDNN chooses its algorithms by timing them, for these
+    runs alone.
 
     Args:
         run: what is trained.
@@ -24,7 +26,8 @@ def compiled_step(
         model: its network.
         device: where.
     """
-    if device.type != "cuda" or run.schedule.steps < WORTH_IT or run.loss_factor != 1 or run.technique.used:
-        return None
-    torch.backends.cudnn.benchmark = True
-    return gr.CompiledObjective(objective, model)
+    rising = any(name == "ramp" for penalty in run.penalties for name, _ in penalty.options)
+    ordinary = rising or run.schedule.steps < WORTH_IT or run.loss_factor != 1 or run.technique.used
+    found = None if device.type != "cuda" or ordinary else gr.CompiledObjective(objective, model)
+    torch.backends.cudnn.benchmark = found is not None
+    return found

@@ -203,7 +203,6 @@ class SharedTraining(Training):
                 "of several processes would have only its share; train on one process, without torchrun."
             )
         super().__init__(run, parts, classes, group.device)
-        self.compiled = None  # DDP averages gradients in its own backward pass
         self.share = Share(group.rank, group.world)
         gpus = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(gpus):  # the first mask is that of a single process

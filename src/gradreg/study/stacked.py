@@ -300,7 +300,7 @@ class StackedTraining:
         """
         first, size = self.members[0], self.members[0].training.run.schedule.batch_size
         x, y = first.training.x, first.training.y
-        chosen = torch.arange(size) % len(y)
+        chosen = torch.arange(size) % min(len(member.training.y) for member in self.members)
         self._weigh()
         backs = [member.state.snapshot() for member in self.members]
         with kept(first.training.model), first.state.used():

@@ -32,7 +32,8 @@ class Stacks:
 
     def __init__(self, queue: deque[Task], size: int):
         self.queue, self.size = queue, size
-        self.refused: set[Run] = set()
+        # Kinds, and numbers of training points: large sets are refused where small ones are not.
+        self.refused: set[tuple[Run, int]] = set()
         self.alone: deque[Task] = deque()
 
     def __len__(self) -> int:
@@ -44,9 +45,15 @@ class Stacks:
             return (self.alone.popleft(),)
         first = self.queue.popleft()
         kind = stack_kind(first.run)
-        if kind in self.refused:
+        if (kind, first.run.split.train_size) in self.refused:
             return (first,)
-        alike = [t for t in self.queue if stack_kind(t.run) == kind and t.device == first.device]
+        alike = [
+            task
+            for task in self.queue
+            if stack_kind(task.run) == kind
+            and task.device == first.device
+            and (kind, task.run.split.train_size) not in self.refused
+        ]
         # As many stacks as need be, of about one size: the last is not left with a run or two.
         stacks = math.ceil((1 + len(alike)) / self.size)
         alike = alike[: math.ceil((1 + len(alike)) / stacks) - 1]
@@ -76,7 +83,8 @@ class StackExecutor:
             if len(outcome.item) > 1 and not isinstance(outcome.result, list):
                 stacks.alone.extend(outcome.item)
                 if outcome.error is None:  # refused
-                    stacks.refused.add(stack_kind(outcome.item[0].run))
+                    largest = max(task.run.split.train_size for task in outcome.item)
+                    stacks.refused.add((stack_kind(outcome.item[0].run), largest))
                 continue
             for i, task in enumerate(outcome.item):
                 yield Outcome(task, None if outcome.error else outcome.result[i], outcome.error)

@@ -127,7 +127,7 @@ class Training:
         self.called: nn.Module = self.model
         self.objective = gr.Objective(LOSSES[run.metric.key], *build_penalties(run))
         self._gradients = self._technique(run.technique, outputs)
-        self.compiled = compiled_step(run, self.objective, self.model, self.device)
+        self.compiled: gr.CompiledObjective | None = None
         self.optimizer = build_optimizer(run, self.model)
         self.scheduler = build_scheduler(run, self.optimizer)
         self.projections = _random.generator_for(run.seed, "projections")
@@ -221,7 +221,8 @@ def train(
         data: its data set.
         device: where.
         start: a checkpoint of the same run, or of the same run that stopped earlier (``schedule.until``), to go on
-            from; what comes out is the same bit for bit as without a stop, on one device and one version of torch.
+            from; what comes out is the same bit for bit as without a stop, on one device and one version of torch; with
+            compiled steps (on a GPU) to rounding.
         watch: where metrics and checkpoints go.
 
     Returns:
@@ -240,6 +241,7 @@ def train(
     """
     torch.set_num_threads(1)
     training = Training(run, divide(run, data), data.outputs, device)
+    training.compiled = compiled_step(run, training.objective, training.model, training.device)
     return finish(training, start, watch or Watch()), training
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -128,3 +129,15 @@ def test_penalties_can_be_copied_and_pickled_and_say_what_they_are() -> None:
     )
     assert repr(penalty) == repr(copy.deepcopy(penalty)) == repr(pickle.loads(pickle.dumps(penalty))) == text
     assert repr(gr.FrobReg(0.01) + gr.ConfidencePenalty(0.5)) == "FrobReg(0.01) + ConfidencePenalty(0.5)"
+
+
+def test_hidden_sites_of_a_wrapped_model_have_the_names_of_the_model_within(tmp_path: Path) -> None:
+    model, x = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)), torch.randn(5, 4)
+    expected = gr.FrobReg(0.1, site=gr.Hidden("1"))(model, x)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(model)
+        for name in ("1", "module.1"):
+            torch.testing.assert_close(gr.FrobReg(0.1, site=gr.Hidden(name))(wrapped, x), expected)
+    finally:
+        torch.distributed.destroy_process_group()

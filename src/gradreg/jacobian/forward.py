@@ -251,6 +251,8 @@ def _find(model: Model, hidden: list[sites.Hidden]) -> dict[str, nn.Module]:
             "itself, or hold the activations and call penalty.of(outputs, activations)."
         )
     known = dict(model.named_modules(remove_duplicate=False))
+    if isinstance(model, DistributedDataParallel):  # the names of the model that was wrapped hold as well
+        known = {**dict(model.module.named_modules(remove_duplicate=False)), **known}
     for site in hidden:
         modules: dict[nn.Module, str] = {}
         for name in site.names:

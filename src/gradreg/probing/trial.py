@@ -14,7 +14,7 @@ from gradreg._types import InputTree, Labels
 from gradreg.jacobian._composed import graph, refuse_marked
 from gradreg.jacobian.engine import DoubleBackward, Engine, FiniteDifference, ForwardMode
 from gradreg.jacobian.forward import ForwardPass
-from gradreg.jacobian.linearization import Linearization
+from gradreg.jacobian.linearization import Linearization, refuse_marked_at_end
 from gradreg.jacobian.magnitude import SquaredL2
 from gradreg.jacobian.projection import Normal
 from gradreg.jacobian.site import Site
@@ -179,6 +179,7 @@ class Trials:
             value = SquaredL2().measure(point.gradient(row, create_graph=True)).mean()
             gradient = _differentiated(value, self.setting.parameters)
             refuse_marked(value, point.z)
+            refuse_marked_at_end(point)
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, NotImplementedError):

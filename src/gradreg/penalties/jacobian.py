@@ -212,6 +212,11 @@ def _projected(reference: Tensor | Linearization, at: Linearization, row: Parts,
     """``w^T G`` or ``G v`` for the given Jacobian G of each example, without a graph."""
     if isinstance(reference, Tensor):
         return [_product(reference, at, row, side)]
+    if reference.site != at.site:
+        raise ValueError(
+            f"DistanceToTeacher differentiates the teacher with respect to {reference.site!r}, the penalty its model "
+            f"with respect to {at.site!r}; expected the same. Give both the same site."
+        )
     if reference.z.shape != at.z.shape or [t.shape for t in reference.tensors] != [t.shape for t in at.tensors]:
         raise ValueError(
             f"DistanceToTeacher got a teacher with outputs of shape {tuple(reference.z.shape)}, differentiated by "
@@ -220,7 +225,15 @@ def _projected(reference: Tensor | Linearization, at: Linearization, row: Parts,
         )
     if side == "output":
         return reference.gradient(row[0].detach())
-    return [DoubleBackward().column(reference, row).detach()]
+    try:
+        return [DoubleBackward().column(reference, row).detach()]
+    except (RuntimeError, NotImplementedError) as error:
+        if not _checks.speaks_of_missing_derivative(error):
+            raise
+        raise _checks.UnsupportedOperationError(
+            "the teacher has no second derivative, which a projection on the input side takes of it. Use a projection "
+            f"on the output side, such as gr.Sphere(). (The cause: {str(error).splitlines()[0]})"
+        ) from error
 
 
 def _product(reference: Tensor, at: Linearization, row: Parts, side: str) -> Tensor:

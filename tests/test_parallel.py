@@ -56,6 +56,7 @@ def test_sam_and_layerwise_penalties_refuse_models_whose_gradients_backward_alon
         gr.LayerwiseFrobenius(1.0)(fully_sharded(Net(), 1), data()[0])
     step_of_sam(DistributedDataParallel(Net()))
 
+
 TESTS = Path(__file__).parent
 WHOLE = slice(0, 8)
 CELLS = [(name, engine) for name in SETTINGS for engine in ENGINES]

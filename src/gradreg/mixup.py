@@ -77,7 +77,7 @@ class Mixup:
         """
         found = dict(_tree.tensors(x))
         for path, tensor in found.items():
-            _checks.real_tensor(tensor, f"x[{path!r}]" if path else "x")
+            _checks.real_tensor(tensor, f"x[{path!r}]" if path else "x", _checks.BETWEEN)
         labels = self._labels(y)
         batch = labels.shape[0]
         order = _random.normal((batch,), torch.empty(0, device=labels.device), generator).argsort()

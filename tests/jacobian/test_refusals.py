@@ -128,7 +128,7 @@ def test_a_function_without_a_second_derivative_is_refused_as_the_last_operation
     penalty: gr.Penalty, outputs: int
 ) -> None:
     """The row that reaches it first depends on no parameter, so torch itself says nothing."""
-    with pytest.raises(gr.UnsupportedOperationError, match=r"^Cube has no double backward, which engine=DoubleBackward"):
+    with pytest.raises(gr.UnsupportedOperationError, match=r"^Cube has no double backward, which engine=Double"):
         penalty(EndsMarked(outputs), torch.randn(4, 6))
 
 

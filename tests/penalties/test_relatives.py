@@ -216,7 +216,7 @@ def test_a_teacher_without_a_second_derivative_is_told_from_the_model() -> None:
     model, x = nn.Linear(6, 36), torch.randn(4, 6)
     gr.Sobolev(1.0, teacher=known, projection=gr.Sphere())(model, x)
     for engine in (gr.DoubleBackward(), gr.ForwardMode()):
-        with pytest.raises(gr.UnsupportedOperationError, match=r"^the teacher has no second derivative.*gr\.Sphere\(\)"):
+        with pytest.raises(gr.UnsupportedOperationError, match=r"^the teacher has no second derivative.*Sphere\(\)"):
             gr.Sobolev(1.0, teacher=known, projection=gr.Sphere(side="input"), engine=engine)(model, x)
 
 
@@ -252,7 +252,7 @@ def test_masked_measure_by_finite_differences_is_close_on_a_smooth_net() -> None
         ),
         (
             lambda: gr.GradientPenalty(1.0)(nn.Embedding(3, 2), torch.zeros(2, 4, dtype=torch.int64)),
-            "x has dtype torch.int64; gradients need floating-point numbers",
+            r"x has dtype torch.int64; gradients need floating-point.*there is nothing between token ids: pass",
         ),
         (
             lambda: gr.GradientPenalty(1.0, others=lambda x: x[:1])(nn.Linear(8, 1), torch.ones(2, 8)),

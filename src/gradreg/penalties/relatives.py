@@ -180,7 +180,7 @@ class Sobolev(JacobianPenalty):
         target: what is differentiated, of model and teacher. Default: `Logits()`.
         projection: which rows; `Sphere()`, say, for the stochastic form, which for a teacher costs one row whatever the
             number of outputs. Default: `Full()`.
-        site: with respect to what, of model and teacher; a `Hidden` names submodules that both have. Default: `Input()`.
+        site: with respect to what, of model and teacher; `Hidden` names submodules of both. Default: `Input()`.
         engine, every, fraction, ramp, name: see `JacobianPenalty`.
 
     Raises:
@@ -298,7 +298,7 @@ class GradientPenalty(JacobianPenalty):
         """The points between examples, drawn."""
         found = dict(_tree.tensors(seen.x))
         for path, tensor in found.items():
-            _checks.real_tensor(tensor, f"x[{path!r}]" if path else "x")
+            _checks.real_tensor(tensor, f"x[{path!r}]" if path else "x", _checks.BETWEEN)
         first = next(iter(found.values()), None)
         if first is None:
             raise TypeError(f"GradientPenalty got inputs of type {type(seen.x).__name__}; expected tensors.")

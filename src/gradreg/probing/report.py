@@ -96,7 +96,7 @@ class ProbeReport:
         return "\n\n".join([*blocks, *map(_wrapped, sentences)])
 
     def record(self) -> dict[str, Any]:
-        """All fields in plain numbers, lists and dicts, for JSON; engines as they are written, infinite numbers as "inf"."""
+        """All fields in plain numbers, lists and dicts, for JSON; engines as they are written, infinity as "inf"."""
         record = asdict(self)
         for name, report in self.engines.items():
             record["engines"][name] |= {"engine": f"gr.{report.engine!r}", "works": report.works}

@@ -107,12 +107,12 @@ class Setting:
         return Net(unused=self.unused, normalized=self.normalized)
 
 
-def fully_sharded(model: nn.Module) -> nn.Module:
+def fully_sharded(model: nn.Module, processes: int = 2) -> nn.Module:
     """FSDP2, each layer and the whole."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    mesh = init_device_mesh("cpu", (2,))
+    mesh = init_device_mesh("cpu", (processes,))
     for layer in (model.first, model.last):  # type: ignore[attr-defined]
         fully_shard(layer, mesh=mesh)  # type: ignore[arg-type]
     return fully_shard(model, mesh=mesh)  # type: ignore[return-value]

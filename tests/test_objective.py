@@ -1,5 +1,7 @@
 """`Objective`: loss and penalties on one forward pass."""
 
+from typing import Any
+
 import pytest
 import torch
 from models_for_tests import batch, build, parameter_gradient
@@ -138,3 +140,16 @@ def test_a_training_loop_lowers_the_jacobian_and_learns(engine: gr.Engine) -> No
     plain, smooth = trained(), trained(gr.SpectReg(0.1, engine=engine))
     assert (smooth(x).argmax(1) == y).float().mean() > 0.95
     assert gr.metrics.jacobian_norms(smooth, x).mean() < 0.7 * gr.metrics.jacobian_norms(plain, x).mean()
+
+
+def test_functions_for_masks_get_no_labels_for_unlabelled_inputs() -> None:
+    seen: list[Any] = []
+
+    def mask(x: Tensor, y: Any) -> Tensor:
+        seen.append(y)
+        return torch.ones_like(x)
+
+    model, (x, y) = build("mlp"), batch()
+    gr.Objective(cross_entropy, gr.RightReasons(0.1, mask=mask))(model, x, y, unlabeled=x)
+    assert seen[0] is y
+    assert seen[1:] == [None]

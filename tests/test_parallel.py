@@ -4,10 +4,12 @@ import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch.distributed as dist
 from cases_for_tests import Equal
 from parallel_for_tests import (
     ENGINES,
@@ -19,13 +21,41 @@ from parallel_for_tests import (
     WITHOUT_JACOBIAN,
     Net,
     Setting,
+    data,
+    fully_sharded,
     gradient,
     steps,
     total,
 )
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
 
 import gradreg as gr
+
+
+@pytest.fixture
+def alone() -> Iterator[None]:
+    """A group of processes that is this one."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def step_of_sam(model: nn.Module) -> None:
+    gr.SAM(gr.Objective(cross_entropy), model)(*data())
+
+
+@pytest.mark.usefixtures("alone")
+def test_sam_and_layerwise_penalties_refuse_models_whose_gradients_backward_alone_has() -> None:
+    with pytest.raises(ValueError, match=r"static_graph=True\) does not average gradients.*or SAM, has differentiated"):
+        step_of_sam(DistributedDataParallel(Net(), static_graph=True))
+    with pytest.raises(TypeError, match=r"^SAM got a model sharded by FSDP.*Use plain DistributedDataParallel\.$"):
+        step_of_sam(fully_sharded(Net(), 1))
+    with pytest.raises(gr.UnsupportedOperationError, match=r"^fully_shard \(FSDP\) frees the parameters"):
+        gr.LayerwiseFrobenius(1.0)(fully_sharded(Net(), 1), data()[0])
+    step_of_sam(DistributedDataParallel(Net()))
+
 
 TESTS = Path(__file__).parent
 WHOLE = slice(0, 8)

@@ -132,3 +132,14 @@ def test_parameters_are_put_back_where_the_second_pass_fails() -> None:
 def test_wrong_use_is_answered_with_what_to_write(make: Callable[[], Any], expected: str) -> None:
     with pytest.raises((ValueError, TypeError), match=expected):
         make()
+
+
+@pytest.mark.parametrize(
+    "model",
+    [nn.Linear(8, 3).requires_grad_(False), nn.Sequential(nn.Linear(8, 3), nn.Threshold(1e9, 0.0))],
+    ids=["frozen", "unused"],
+)
+def test_a_model_without_gradients_is_refused(model: nn.Module) -> None:
+    objective = gr.Objective(lambda z, y: (z.detach() ** 2).mean())
+    with pytest.raises(ValueError, match=r"^SAM got a model none of whose parameters gets a gradient.*requires_grad_"):
+        gr.SAM(objective, model)(torch.randn(4, 8), torch.zeros(4, dtype=torch.int64))

@@ -87,8 +87,17 @@ def ordinary_tensor(tensor: Tensor, where: str) -> None:
         )
 
 
-def real_tensor(tensor: Tensor, where: str) -> None:
-    """Sites are real floating-point tensors."""
+_EMBEDDING = 'for token ids regularize the embedding: site=gr.Hidden("embedding")'
+BETWEEN = "there is nothing between token ids: pass their embeddings as x, to a model that takes these"
+
+
+def real_tensor(tensor: Tensor, where: str, tokens: str = _EMBEDDING) -> None:
+    """Sites are real floating-point tensors.
+
+    Args:
+        tensor, where: what arrived, and its name.
+        tokens: what to do about token ids.
+    """
     if tensor.is_complex():
         raise TypeError(
             f"{where} has dtype {tensor.dtype}; penalties are defined for real inputs. "
@@ -97,8 +106,7 @@ def real_tensor(tensor: Tensor, where: str) -> None:
     if not tensor.is_floating_point():
         raise TypeError(
             f"{where} has dtype {tensor.dtype}; gradients need floating-point numbers. "
-            f"For images write {where}.float() / 255; for token ids regularize the embedding: "
-            'site=gr.Hidden("embedding").'
+            f"For images write {where}.float() / 255; {tokens}."
         )
 
 

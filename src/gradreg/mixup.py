@@ -77,7 +77,7 @@ class Mixup:
         """
         found = dict(_tree.tensors(x))
         for path, tensor in found.items():
-            _checks.real_tensor(tensor, f"x[{path!r}]" if path else "x")
+            _checks.real_tensor(tensor, f"x[{path!r}]" if path else "x", _checks.BETWEEN)
         labels = self._labels(y)
         batch = labels.shape[0]
         order = _random.normal((batch,), torch.empty(0, device=labels.device), generator).argsort()
@@ -116,5 +116,7 @@ def share_of_one(alpha: float, generator: Generator | None) -> float:
     """A number from Beta(alpha, alpha): the share of one of two Gamma(alpha) numbers in their sum."""
     device = "cpu" if generator is None else generator.device
     shape: Any = torch.full((2,), alpha, dtype=torch.float64, device=device)
-    one, other = torch._standard_gamma(shape, generator=generator).tolist()  # type: ignore[attr-defined]
-    return one / (one + other) if one + other > 0 else 0.5
+    # Gamma(alpha) is Gamma(alpha + 1) U^(1/alpha), in logarithms, since both numbers vanish where alpha is small.
+    larger = torch._standard_gamma(shape + 1, generator=generator)  # type: ignore[attr-defined]
+    one, other = larger.log() + torch.rand(2, dtype=shape.dtype, device=device, generator=generator).log() / alpha
+    return float(torch.sigmoid(one - other))

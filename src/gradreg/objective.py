@@ -87,7 +87,8 @@ class Objective:
             x: inputs (B, ...), or a tree of them; `Args` for models of several arguments.
             y: labels.
             unlabeled: further inputs. Penalties that need no labels are then means over labelled and unlabelled
-                examples together; this takes a second forward pass.
+                examples together; this takes a second forward pass. Masks and oracles that are functions get y=None
+                for these.
             generator: draws the random projections; torch's global random state is then left as found.
             step: number of the training step, for lazy penalties and ramps; by default the calls are counted. Under
                 `torch.no_grad` every penalty is taken as a whole, whatever its schedule.

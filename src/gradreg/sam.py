@@ -9,6 +9,7 @@ from torch import Generator, Tensor, nn
 
 from gradreg import _checks
 from gradreg._types import InputTree, Labels
+from gradreg.jacobian._refusals import refuse_sharded, refuse_static_graph
 from gradreg.jacobian.forward import RandomState
 from gradreg.mixup import Mixup
 from gradreg.objective import Objective, Result, _detached
@@ -21,14 +22,18 @@ class SAM:
     takes, back at w. Both see the same dropout mask, the same random projections and mixtures; buffers, such as running
     averages, are as after the first.
 
+    Under DistributedDataParallel each process moves along the gradient of its own part of the batch, as in the source's
+    own distributed training; the gradients at the moved parameters are averaged over the processes.
+
     Args:
         objective: loss and penalties: an `Objective`, or `Mixup`.
         model: a `torch.nn.Module`; its parameters that require gradients are moved.
         rho: length of the move in the L2 norm of all parameters together, >= 0; 0 is an ordinary step of two passes.
 
     Raises:
-        TypeError: an objective or a model of another type.
-        ValueError: a rho < 0.
+        TypeError: an objective or a model of another type; when called, a sharded model.
+        ValueError: a rho < 0; when called, DistributedDataParallel with a static graph, or a model none of whose
+            parameters gets a gradient.
 
     Example:
         >>> step = gr.SAM(gr.Objective(cross_entropy), model, rho=0.05)
@@ -78,11 +83,12 @@ class SAM:
         def run() -> Result:
             return self.objective(self.model, x, y, unlabeled=unlabeled, generator=generator, step=step)
 
+        _refuse_wrapped(self.model)
         with _checks.grad_enabled():
             states = RandomState.of(x, self.model)
             own = generator and generator.get_state()
             first = run()
-            gradients = torch.autograd.grad(first.total, parameters, allow_unused=True)
+            gradients = _gradients(first.total, parameters)
             moves = _moves(gradients, self.rho)
             if generator is not None and own is not None:
                 generator.set_state(own)
@@ -92,6 +98,32 @@ class SAM:
 
     def __repr__(self) -> str:
         return f"SAM({self.objective!r}, {type(self.model).__name__}, rho={self.rho:g})"
+
+
+def _refuse_wrapped(model: nn.Module) -> None:
+    """Refuses models whose first gradient, which no ``backward()`` takes, would go wrong."""
+    refuse_static_graph(model, None)
+    try:
+        refuse_sharded(model, tangents=False)
+    except _checks.UnsupportedOperationError:
+        raise TypeError(
+            "SAM got a model sharded by FSDP, which gives its parameters' gradients to backward() alone, and SAM needs "
+            "the first ones apart. Use plain DistributedDataParallel."
+        ) from None
+
+
+def _gradients(total: Tensor, parameters: list[nn.Parameter]) -> tuple[Tensor | None, ...]:
+    """Of the first pass, by each parameter."""
+    found: tuple[Tensor | None, ...] = ()
+    if parameters and total.requires_grad:
+        found = torch.autograd.grad(total, parameters, allow_unused=True)
+    if all(part is None for part in found):
+        raise ValueError(
+            "SAM got a model none of whose parameters gets a gradient from the objective; expected some to train. "
+            "Write model.requires_grad_() for the parts that are trained, and look in model and loss for .detach() and "
+            "torch.no_grad."
+        )
+    return found
 
 
 def _moves(gradients: Any, rho: float) -> list[Tensor | None]:

@@ -1,6 +1,7 @@
 """Refusals that no cell of the table in docs/compatibility.md has; what needs several processes is in test_parallel."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -94,3 +95,51 @@ def test_a_compiled_part_of_a_model_keeps_its_own_operations() -> None:
     torch.testing.assert_close(gr.FrobReg(0.1, engine=gr.ForwardMode())(model, x), plain, rtol=1e-9, atol=0)
     with pytest.raises(gr.UnsupportedOperationError, match=r"compiled by torch.compile .* gr.CompiledObjective"):
         gr.FrobReg(0.1)(model, x)
+
+
+class EndsMarked(nn.Module):
+    """Its last operation before the outputs is marked @once_differentiable, and curved."""
+
+    class Cube(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
+            ctx.save_for_backward(x)
+            return x**3
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(ctx: Any, g: Tensor) -> Tensor:  # type: ignore[override]
+            return 3 * ctx.saved_tensors[0] ** 2 * g
+
+    def __init__(self, outputs: int = 3) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.Cube.apply(self.layers(x))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("penalty", "outputs"),
+    [(gr.SpectReg(1.0), 3), (gr.FrobReg(1.0), 3), (gr.GradientPenalty(1.0), 1)],
+    ids=["spectreg", "frobreg", "critic"],
+)
+def test_a_function_without_a_second_derivative_is_refused_as_the_last_operation(
+    penalty: gr.Penalty, outputs: int
+) -> None:
+    """The row that reaches it first depends on no parameter, so torch itself says nothing."""
+    with pytest.raises(gr.UnsupportedOperationError, match=r"^Cube has no double backward, which engine=Double"):
+        penalty(EndsMarked(outputs), torch.randn(4, 6))
+
+
+def test_auto_goes_past_such_a_function_and_the_probe_names_it() -> None:
+    model, x = EndsMarked(), torch.randn(4, 6)
+    penalty = gr.SpectReg(1.0, engine="auto")
+    penalty(model, x)
+    assert penalty.engine == gr.FiniteDifference()
+    report = gr.probe(model, x, repeats=0)
+    assert [name for name, found in report.engines.items() if found.works] == ["FiniteDifference"]
+    failure = report.engines["DoubleBackward"].failure
+    assert failure is not None
+    assert failure.operation == "Cube"
+    assert failure.layers == ("",)

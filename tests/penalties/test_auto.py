@@ -145,3 +145,13 @@ def test_other_words_are_refused() -> None:
     expected = r"^engine got 'Auto'; expected a gradreg Engine, as in engine=gr\.DoubleBackward\(\) or engine='auto'\.$"
     with pytest.raises(TypeError, match=expected):
         gr.SpectReg(0.1, engine="Auto")  # type: ignore[arg-type]
+
+
+def test_a_mask_that_is_drawn_at_random_moves_no_random_numbers_while_an_engine_is_chosen() -> None:
+    model, x = net(), torch.randn(4, 6)
+    found = []
+    for engine in ("auto", gr.DoubleBackward()):
+        torch.manual_seed(1)
+        mask = gr.Masked(lambda x, y: torch.bernoulli(torch.full_like(x, 0.5)))
+        found.append(gr.JacobianPenalty(1.0, engine=engine, magnitude=mask)(model, x))
+    assert torch.equal(*found)

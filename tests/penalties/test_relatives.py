@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from hard_models_for_tests import Distances
 from models_for_tests import batch, build, parameter_gradient
 from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -177,6 +178,48 @@ def test_sobolev_needs_one_pass_of_the_teacher_however_many_outputs_there_are() 
     assert model.weight.grad is not None
 
 
+def test_datagrad_steps_by_p_in_each_entry_that_the_model_looks_at() -> None:
+    """Where the others have no gradient they have no sign either."""
+    torch.manual_seed(5)
+    layer = nn.Linear(2, 4).double()
+    x, y = torch.randn(5, 8, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 0])
+
+    def model(x: Tensor) -> Tensor:
+        return layer(x[:, :2])
+
+    found = gr.DataGrad(1.0, step=0.5)(model, x, y)
+    g = torch.autograd.grad(cross_entropy(model(x.requires_grad_()), y, reduction="sum"), x)[0]
+    moved = cross_entropy(model(x + 0.5 * g.sign()), y, reduction="none")
+    expected = ((moved - cross_entropy(model(x), y, reduction="none")) / 0.5).abs().mean()
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    assert "engine=FiniteDifference(0.5 in each entry)" in repr(gr.DataGrad(1.0, step=0.5))
+    explained = gr.DataGrad(1.0).engine.explain(NotImplementedError("derivative for aten::zeta is not implemented"))
+    assert "which engine=FiniteDifference() needs" in str(explained)
+
+
+def two_layers(hidden: int = 5) -> nn.Module:
+    return nn.Sequential(nn.Linear(8, hidden), nn.Tanh(), nn.Linear(hidden, 3)).double()
+
+
+def test_sobolev_takes_the_teacher_at_the_penalty_s_site() -> None:
+    torch.manual_seed(5)
+    model, known, x = two_layers(), two_layers().eval(), torch.randn(4, 8, dtype=torch.float64)
+    found = gr.Sobolev(1.0, teacher=known, site=gr.Hidden("1"))(model, x)
+    torch.testing.assert_close(found, (model[2].weight - known[2].weight).square().sum())  # type: ignore[index]
+    penalty = gr.JacobianPenalty(1.0, site=gr.Hidden("1"), magnitude=gr.DistanceToTeacher(two_layers(8).eval()))
+    with pytest.raises(ValueError, match=r"with respect to Input\(\), .*to Hidden\('1'\); expected the same"):
+        penalty(two_layers(8), x)
+
+
+def test_a_teacher_without_a_second_derivative_is_told_from_the_model() -> None:
+    known = nn.Sequential(nn.Linear(6, 6), Distances()).eval()
+    model, x = nn.Linear(6, 36), torch.randn(4, 6)
+    gr.Sobolev(1.0, teacher=known, projection=gr.Sphere())(model, x)
+    for engine in (gr.DoubleBackward(), gr.ForwardMode()):
+        with pytest.raises(gr.UnsupportedOperationError, match=r"^the teacher has no second derivative.*Sphere\(\)"):
+            gr.Sobolev(1.0, teacher=known, projection=gr.Sphere(side="input"), engine=engine)(model, x)
+
+
 def test_masked_measure_by_finite_differences_is_close_on_a_smooth_net() -> None:
     model, (x, y) = build("softplus"), batch()
     exact = gr.RightReasons(1.0, mask=MASK)(model, x, y)
@@ -189,6 +232,11 @@ def test_masked_measure_by_finite_differences_is_close_on_a_smooth_net() -> None
     [
         (lambda: gr.DataGrad(1.0, norm="linf"), "DataGrad got norm='linf'; expected 'l1' or 'l2'"),  # type: ignore[arg-type]
         (lambda: gr.DataGrad(1.0, step=0), "got step=0; write a distance > 0"),
+        (
+            lambda: gr.DataGrad(1.0, engine="auto"),
+            r"^DataGrad got engine='auto', but it is a finite difference.*write gr\.DoubleBack\(",
+        ),
+        (lambda: gr.ScaleableDoubleBack(1.0, engine=gr.ForwardMode()), r"^ScaleableDoubleBack got engine=ForwardMode"),
         (lambda: gr.Sobolev(1.0), r"write gr.Sobolev\(0.1, teacher=model\)"),
         (
             lambda: gr.GradientPenalty(1.0, projection=gr.TrueClass()),
@@ -204,7 +252,7 @@ def test_masked_measure_by_finite_differences_is_close_on_a_smooth_net() -> None
         ),
         (
             lambda: gr.GradientPenalty(1.0)(nn.Embedding(3, 2), torch.zeros(2, 4, dtype=torch.int64)),
-            "x has dtype torch.int64; gradients need floating-point numbers",
+            r"x has dtype torch.int64; gradients need floating-point.*there is nothing between token ids: pass",
         ),
         (
             lambda: gr.GradientPenalty(1.0, others=lambda x: x[:1])(nn.Linear(8, 1), torch.ones(2, 8)),

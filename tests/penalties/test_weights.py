@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from hard_models_for_tests import Once
 from models_for_tests import batch, build, parameter_gradient
 from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
 
 import gradreg as gr
 from gradreg.penalties.weights import largest_singular_value
@@ -184,3 +186,56 @@ def test_step_is_compiled_as_it_is(penalty: gr.Penalty) -> None:
 def test_wrong_use_is_answered_with_what_to_write(make: Callable[[], Any], expected: str) -> None:
     with pytest.raises((ValueError, TypeError), match=expected):
         make()
+
+
+class Called(nn.Module):
+    """Two layers, called in a way of their own."""
+
+    def __init__(self, how: Callable[["Called", Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.second, self.how = nn.Linear(6, 5), nn.Linear(5, 3), how
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.how(self, x)
+
+
+def test_layerwise_frobenius_of_layers_that_are_called_by_name() -> None:
+    torch.manual_seed(0)
+    model, x = Called(lambda m, x: m.second(input=m.first(input=x).tanh())), torch.randn(4, 6)
+    found = gr.LayerwiseFrobenius(1.0)(model, x, generator=generator())
+    model.how = lambda m, x: m.second(m.first(x).tanh())
+    torch.testing.assert_close(found, gr.LayerwiseFrobenius(1.0)(model, x, generator=generator()), rtol=0, atol=0)
+
+
+def encoder() -> nn.Module:
+    layers = [nn.TransformerEncoderLayer(6, 2, 8, dropout=0.0, batch_first=True) for _ in range(2)]
+    return nn.Sequential(*layers, nn.Linear(6, 3))
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "message"),
+    [
+        (
+            Called(lambda m, x: m.second(Once.apply(m.first(x)))),  # type: ignore[arg-type]
+            (4, 6),
+            r"^Once has no double backward.*Use gr\.SpectReg with engine=gr\.FiniteDifference\(\)",
+        ),
+        (
+            Called(lambda m, x: Once.apply(m.second(m.first(x)))),  # type: ignore[arg-type]
+            (4, 6),
+            r"^Once has no double backward",
+        ),
+        (encoder(), (4, 5, 6), r"attention\S* has no double backward.*Use gr\.SpectReg"),
+        (
+            Called(lambda m, x: m.second(checkpoint(m.first, x, use_reentrant=False).tanh())),  # type: ignore[union-attr]
+            (4, 6),
+            r"layers whose activations are checkpointed.*Leave the checkpoint out, or use gr\.SpectReg",
+        ),
+    ],
+    ids=["marked", "marked at the end", "attention", "checkpoint"],
+)
+def test_layerwise_frobenius_refuses_what_it_cannot_differentiate(
+    model: nn.Module, shape: tuple[int, ...], message: str
+) -> None:
+    with pytest.raises(gr.UnsupportedOperationError, match=message):
+        gr.LayerwiseFrobenius(1.0)(model, torch.randn(shape))

@@ -4,6 +4,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -216,6 +217,93 @@ def test_batch_statistics_that_some_engines_hold_fixed_are_no_fault() -> None:
     )
 
 
+class CheckpointedNorm(nn.Module):
+    """Batch normalization within a checkpoint."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.last = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Tanh()), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(checkpoint(self.norm, x, use_reentrant=False))  # type: ignore[arg-type]
+
+
+def test_checkpointed_batch_normalization_works_by_double_backward() -> None:
+    model, x = CheckpointedNorm(), torch.randn(8, 6)
+    report = gr.probe(model, x, repeats=0)
+    assert working(report) == ["DoubleBackward"]
+    assert "batch statistics held fixed. Use engine=gr.DoubleBackward()" in failure(report, NAMES[2]).message
+    penalty = gr.SpectReg(1.0, engine="auto")
+    found = penalty(model, x, generator=torch.Generator().manual_seed(0))
+    assert penalty.engine == gr.DoubleBackward()
+    plain = gr.SpectReg(1.0)(nn.Sequential(model.norm, model.last), x, generator=torch.Generator().manual_seed(0))
+    for a, b in zip(*(torch.autograd.grad(v, [*model.parameters()][:2]) for v in (found, plain)), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_batch_normalization_as_a_function_beside_layers_stops_those_engines_alone() -> None:
+    class Both(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            return F.batch_norm(super().forward(input), None, None, training=True)
+
+    report = gr.probe(nn.Sequential(nn.BatchNorm1d(6), Both(6, 3)), torch.randn(8, 6), repeats=0)
+    assert working(report) == ["DoubleBackward"]
+    assert "which a second run cannot hold fixed" in failure(report, "FiniteDifference").message
+
+
+def test_in_half_precision_coupling_shows_and_exact_is_no_wide_word() -> None:
+    model, x = net(nn.BatchNorm1d(6), 6).bfloat16(), torch.randn(8, 6, dtype=torch.bfloat16)
+    report = gr.probe(model, x, repeats=0)
+    assert report.coupling.layers == ("middle",)
+    assert report.coupling.leak is not None
+    assert report.coupling.leak > 0.1
+    assert working(report) == NAMES
+    assert gr.probe(net(nn.Tanh(), 6).bfloat16(), x, repeats=0).coupling.leak == 0
+    found = gr.probe(Slanted(), x, repeats=0)
+    assert "is off from the textbook recipe" in failure(found, "ForwardMode").message
+
+
+class Slanted(nn.Linear):
+    """Its forward-mode rule gives half as much again."""
+
+    class Rule(torch.autograd.Function):
+        @staticmethod
+        def forward(x: Tensor) -> Tensor:
+            return x * 2
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+            pass
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Tensor:  # type: ignore[override]
+            return g * 2
+
+        @staticmethod
+        def jvp(ctx: Any, t: Tensor) -> Tensor:  # type: ignore[override]
+            return t * 2.6
+
+    def __init__(self) -> None:
+        super().__init__(6, 3, dtype=torch.bfloat16)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.Rule.apply(super().forward(input))  # type: ignore[return-value]
+
+
+def test_a_penalty_that_no_trained_parameter_moves() -> None:
+    class Biased(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias = nn.Parameter(torch.zeros(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x[:, :3] + self.bias
+
+    report = gr.probe(Biased(), torch.randn(4, 6), repeats=0)
+    assert report.recommended is None
+    assert report.reason.startswith("no engine. The penalty depends on no parameter that is trained")
+
+
 def test_an_engine_that_measures_something_else_is_found_out() -> None:
     report = gr.probe(MinusMean(), torch.randn(8, 6), repeats=0)
     assert working(report) == ["DoubleBackward", "FiniteDifference"]
@@ -292,6 +380,18 @@ def test_a_report_as_json() -> None:
     assert record["engines"]["ForwardMode"]["failure"]["operation"] == "grid_sampler_2d"
     assert record["engines"]["DoubleBackward"]["cost"]["peak_bytes"] > 0
     assert record["coupling"]["leak"] == 0
+    record = gr.probe(Next(), torch.randn(4, 6), repeats=0).record()
+    assert json.loads(json.dumps(record, allow_nan=False))["coupling"]["leak"] == "inf"
+
+
+class Next(nn.Linear):
+    """Each example gets the outputs of its neighbour, and none of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(6, 3)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input).roll(1, 0)
 
 
 def test_the_same_probe_finds_the_same() -> None:
@@ -370,6 +470,9 @@ def test_models_without_a_first_derivative_are_explained() -> None:
         gr.probe(Checkpointed(6, 3), torch.randn(4, 6))
     with pytest.raises(gr.UnsupportedOperationError, match=r"^zeta has .*this one has no first derivative either"):
         gr.probe(net(Zeta(), 6), torch.randn(4, 6))
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as caught:
+        gr.probe(nn.Linear(6, 3), torch.randn(4, 7))
+    assert caught.value.__cause__ is None
 
 
 def test_scripted_models_are_refused() -> None:

@@ -31,9 +31,9 @@ def refuse_static_graph(model: Any, outputs: Any) -> None:
         static = _distributed() and any(map(_of_static_graph, _nodes(outputs)))
     if static:
         raise ValueError(
-            "DistributedDataParallel(static_graph=True) does not average gradients over the processes once a penalty "
-            "has differentiated its outputs before backward(), and torch raises no error. Leave static_graph out; "
-            "where a step does not use every parameter write find_unused_parameters=True."
+            "DistributedDataParallel(static_graph=True) does not average gradients over the processes once a penalty, "
+            "or SAM, has differentiated its outputs before backward(), and torch raises no error. Leave static_graph "
+            "out; where a step does not use every parameter write find_unused_parameters=True."
         )
 
 

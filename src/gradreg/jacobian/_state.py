@@ -77,7 +77,9 @@ class LayerState:
     def _measure(self, layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> None:
         x = args[0] if args else (kwargs or {})["input"]
         over = [d for d in range(x.ndim) if d != 1]
-        variance, mean = torch.var_mean(x, over, correction=0, keepdim=True)
+        # Kept out of what a checkpoint around the layer counts: when it runs the layer again, nobody measures.
+        with torch.autograd.graph.saved_tensors_hooks(_itself, _itself):
+            variance, mean = torch.var_mean(x, over, correction=0, keepdim=True)
         self._statistics[layer].append((mean, variance))
 
     @contextmanager
@@ -100,6 +102,10 @@ class LayerState:
                     del layer.__dict__["forward"]
                 else:
                     layer.forward = forward  # type: ignore[method-assign]
+
+
+def _itself(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def normalizes_batches(model: Any) -> bool:

@@ -179,12 +179,16 @@ class FiniteDifference(Engine):
 
     def column(self, at: Linearization, direction: Parts) -> Tensor:
         """The difference quotient along the direction."""
-        length = norms(direction)
-        t = torch.where(length > 0, self._distance(at) / length, 1)
+        t = self._factors(at, direction)
         ahead = at.elsewhere(shift, [along(t, v) * v for v in direction]).z
         behind = at.elsewhere(shift, [along(-t, v) * v for v in direction]).z if self.central else at.z
         difference = wide(ahead) - wide(behind)
         return difference / along(2 * t if self.central else t, difference)
+
+    def _factors(self, at: Linearization, direction: Parts) -> Tensor:
+        """What the direction of each example is multiplied by, (B,)."""
+        length = norms(direction)
+        return torch.where(length > 0, self._distance(at) / length, 1)
 
     def _distance(self, at: Linearization) -> Tensor | float:
         if self.step is not None:

@@ -165,17 +165,17 @@ class ForwardPass:
         """Collects the inputs of the layers with weights, in the order of their calls."""
         seen: Parts = []
 
-        def hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-            seen.append(attached(args[0]))
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+            seen.append(attached(args[0] if args else kwargs["input"]))
             copy = seen[-1].clone()
             if seen[-1].is_leaf:
                 mark_private(copy)
-            return (copy, *args[1:])
+            return ((copy, *args[1:]), kwargs) if args else (args, {**kwargs, "input": copy})
 
         layers: list[nn.Module] = []
         if isinstance(self.model, nn.Module) and any(isinstance(site, sites.LayerInputs) for site in wanted):
             layers = [layer for layer in self.model.modules() if isinstance(layer, sites.LAYERS_WITH_WEIGHTS)]
-        handles = [layer.register_forward_pre_hook(hook) for layer in layers]
+        handles = [layer.register_forward_pre_hook(hook, with_kwargs=True) for layer in layers]
         try:
             yield seen
         finally:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gradreg import _checks
 from gradreg._types import Labels, Parts
+from gradreg.jacobian._composed import refuse_marked
 from gradreg.jacobian._refusals import refuse_lost_graph, refuse_sharded
 from gradreg.jacobian._state import normalizes_batches
 from gradreg.jacobian.forward import Change, ForwardPass, attached
@@ -118,6 +119,18 @@ class Linearization:
         if self.forward is None or not self.forward.couples_examples:
             return self
         return self.elsewhere(attached, self.tensors)
+
+
+def refuse_marked_at_end(at: Linearization) -> None:
+    """Looks for functions marked @once_differentiable that a row has met before anything made it depend on parameters.
+
+    torch marks the graph of their backward only where what flows into it requires grad, as the variable u does.
+
+    Raises:
+        RuntimeError: names them.
+    """
+    for part in at.transposed[1]:
+        refuse_marked(part, at.z)
 
 
 def dot(a: Parts, b: Parts) -> Tensor:

@@ -140,7 +140,8 @@ class DistanceToGradients(Magnitude):
 
     Args:
         gradients: ``gradients(x, y)`` returns G of shape (B, *z.shape[1:], *x.shape[1:]): a teacher's Jacobian or an
-            oracle's derivatives; one tensor as site.
+            oracle's derivatives; one tensor as site. y is None for a batch without labels, such as the ``unlabeled``
+            inputs of an `Objective`.
 
     Example:
         >>> slope = lambda x, y: 5 * torch.cos(5 * x)[:, None]      # the derivative of sin(5x), z and x of shape (B, 1)
@@ -166,7 +167,8 @@ class Masked(Magnitude):
 
     Args:
         mask: A, a tensor that broadcasts to the site's tensor (B, ...), such as (1, H, W) for images; or a function
-            ``mask(x, y)`` of the batch that returns one. 1 where the model must not look, 0 where it may.
+            ``mask(x, y)`` of the batch that returns one; y is None for a batch without labels, such as the
+            ``unlabeled`` inputs of an `Objective`. 1 where the model must not look, 0 where it may.
 
     Raises:
         ValueError: a site of several tensors, or a mask of another shape.

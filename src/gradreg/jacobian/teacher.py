@@ -23,10 +23,10 @@ class DistanceToTeacher(SquaredL2):
     Args:
         teacher: a module in evaluation mode, or a function of the inputs; its outputs have the shape of the model's.
         target: what is differentiated of its outputs; the same as the penalty's.
-        site: with respect to what; the same as the penalty's, an `Input`.
+        site: with respect to what; the same as the penalty's.
 
     Raises:
-        ValueError: a teacher in training mode, or of other outputs than the model.
+        ValueError: a teacher in training mode, of other outputs than the model, or at another site than the penalty.
 
     Example:
         >>> teacher = torch.nn.Linear(8, 3).eval()

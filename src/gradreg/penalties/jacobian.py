@@ -16,7 +16,7 @@ from gradreg._types import Parts
 from gradreg.jacobian._composed import graph, refuse_marked, refuse_wrong_rules
 from gradreg.jacobian.engine import DoubleBackward, Engine, ForwardMode
 from gradreg.jacobian.forward import attached
-from gradreg.jacobian.linearization import Linearization
+from gradreg.jacobian.linearization import Linearization, refuse_marked_at_end
 from gradreg.jacobian.magnitude import Magnitude, SquaredL2, wide
 from gradreg.jacobian.projection import Full, Projection
 from gradreg.jacobian.site import Input, Site, given_tensors
@@ -128,10 +128,10 @@ class JacobianPenalty(Penalty):
         refuse_to_unmake(engine, at.forward.model)
         penalty = copy.copy(self)
         penalty._engine = engine
-        magnitude = self.magnitude.of_batch(seen.x, seen.y)
-        reference = magnitude.reference(seen.x, seen.y)
         devices = [tensor.device for tensor in (at.z, *at.tensors)]
         with _random.untouched(seen.generator, devices), _explaining(engine, at):
+            magnitude = self.magnitude.of_batch(seen.x, seen.y)
+            reference = magnitude.reference(seen.x, seen.y)
             row = next(iter(next(self.projection.draw(at, engine, seen.generator))))
             value = penalty._measure_one(at, row, magnitude, reference)
             if value.requires_grad:
@@ -212,6 +212,11 @@ def _projected(reference: Tensor | Linearization, at: Linearization, row: Parts,
     """``w^T G`` or ``G v`` for the given Jacobian G of each example, without a graph."""
     if isinstance(reference, Tensor):
         return [_product(reference, at, row, side)]
+    if reference.site != at.site:
+        raise ValueError(
+            f"DistanceToTeacher differentiates the teacher with respect to {reference.site!r}, the penalty its model "
+            f"with respect to {at.site!r}; expected the same. Give both the same site."
+        )
     if reference.z.shape != at.z.shape or [t.shape for t in reference.tensors] != [t.shape for t in at.tensors]:
         raise ValueError(
             f"DistanceToTeacher got a teacher with outputs of shape {tuple(reference.z.shape)}, differentiated by "
@@ -220,7 +225,15 @@ def _projected(reference: Tensor | Linearization, at: Linearization, row: Parts,
         )
     if side == "output":
         return reference.gradient(row[0].detach())
-    return [DoubleBackward().column(reference, row).detach()]
+    try:
+        return [DoubleBackward().column(reference, row).detach()]
+    except (RuntimeError, NotImplementedError) as error:
+        if not _checks.speaks_of_missing_derivative(error):
+            raise
+        raise _checks.UnsupportedOperationError(
+            "the teacher has no second derivative, which a projection on the input side takes of it. Use a projection "
+            f"on the output side, such as gr.Sphere(). (The cause: {str(error).splitlines()[0]})"
+        ) from error
 
 
 def _product(reference: Tensor, at: Linearization, row: Parts, side: str) -> Tensor:
@@ -284,15 +297,18 @@ def _rehearse(values: Tensor, at: Linearization, penalty: JacobianPenalty) -> No
     kinds = (type(penalty.engine), type(penalty.target), type(penalty.magnitude), penalty.projection.side)
     # Outputs without their model are known by the kinds of operations that made them.
     state = getattr(owner, "training", None) if at.forward else frozenset(type(node) for node in graph(at.z))
-    key = (kinds, penalty.site, state)
+    rehearse_once(owner, (kinds, penalty.site, state), lambda: _differentiate(values, at, penalty))
+
+
+def rehearse_once(owner: Any, key: tuple[Any, ...], rehearse: Callable[[], None]) -> None:
+    """Rehearses unless the owner has passed with this key before."""
     try:
         passed = _rehearsed.setdefault(owner, set())
     except TypeError:  # no weak reference to be had: without memory a rehearsal would come at every step
         return
-    if key in passed:
-        return
-    _differentiate(values, at, penalty)
-    passed.add(key)
+    if key not in passed:
+        rehearse()
+        passed.add(key)
 
 
 def _differentiate(values: Tensor, at: Linearization, penalty: JacobianPenalty) -> None:
@@ -306,6 +322,8 @@ def _differentiate(values: Tensor, at: Linearization, penalty: JacobianPenalty) 
     value = values.sum()
     torch.autograd.grad(value, leaves, retain_graph=True, allow_unused=True)
     refuse_marked(value, at.z)
+    if isinstance(penalty.engine, DoubleBackward):
+        refuse_marked_at_end(at)
 
 
 def _check_repetition(at: Linearization, engine: Engine) -> None:

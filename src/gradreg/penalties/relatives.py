@@ -1,18 +1,19 @@
 """The relatives of gradient regularization: each a docstring over a composition of the five slots."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from gradreg import _checks, _random, _tree
-from gradreg._types import Model
+from gradreg._types import Model, Parts
 from gradreg.jacobian.engine import Engine, FiniteDifference
 from gradreg.jacobian.forward import ForwardPass
 from gradreg.jacobian.linearization import Linearization
-from gradreg.jacobian.magnitude import L1, DistanceToGradients, Masked, Reference, TargetNorm, along
+from gradreg.jacobian.magnitude import L1, DistanceToGradients, Masked, Reference, TargetNorm, along, norms
 from gradreg.jacobian.projection import Projection
+from gradreg.jacobian.site import Input, Site
 from gradreg.jacobian.target import Logits, LogProbabilities, Target, as_target
 from gradreg.jacobian.teacher import DistanceToTeacher
 from gradreg.penalties.base import model_of
@@ -64,6 +65,7 @@ class DataGrad(DoubleBack):
 
     Raises:
         ValueError: an unknown norm, or a step that is not > 0.
+        TypeError: an engine; it is a finite difference.
 
     Example:
         >>> objective = gr.Objective(torch.nn.functional.cross_entropy, gr.DataGrad(0.3, step=0.1))
@@ -75,6 +77,7 @@ class DataGrad(DoubleBack):
 
     def __init__(self, weight: float, *, norm: Literal["l1", "l2"] = "l1", step: float = 0.1, **others: Any):
         _checks.choice(norm, ("l1", "l2"), "norm", "DataGrad")
+        _refuse_engine(others, "DataGrad")
         super().__init__(weight, engine=_PerEntry(step) if norm == "l1" else FiniteDifference(step), **others)
         if norm == "l1":
             self.magnitude = L1()
@@ -83,9 +86,24 @@ class DataGrad(DoubleBack):
 class _PerEntry(FiniteDifference):
     """Finite differences whose step is the distance in each entry of the input, along signs."""
 
-    def _distance(self, at: Linearization) -> float:
+    def _factors(self, at: Linearization, direction: Parts) -> Tensor:
         assert self.step is not None
-        return self.step * sum(tensor[0].numel() for tensor in at.tensors) ** 0.5
+        return torch.full_like(norms(direction), self.step)
+
+    def explain(self, error: Exception, suspects: Sequence[str] = ()) -> Exception:
+        return FiniteDifference(self.step).explain(error, suspects)
+
+    def __repr__(self) -> str:
+        return f"FiniteDifference({self.step:g} in each entry)"
+
+
+def _refuse_engine(others: dict[str, Any], owner: str) -> None:
+    """For penalties that are a finite difference by their formula."""
+    if "engine" in others:
+        raise TypeError(
+            f"{owner} got engine={others['engine']!r}, but it is a finite difference and takes a step alone: "
+            f"gr.{owner}(0.3, step=0.1). With a choice of engines write gr.DoubleBack(0.3, engine=...)."
+        )
 
 
 class ScaleableDoubleBack(DoubleBack):
@@ -101,6 +119,7 @@ class ScaleableDoubleBack(DoubleBack):
 
     Raises:
         ValueError: a step that is not > 0.
+        TypeError: an engine; it is a finite difference.
 
     Example:
         >>> objective = gr.Objective(torch.nn.functional.cross_entropy, gr.ScaleableDoubleBack(1.0, step=0.5))
@@ -111,6 +130,7 @@ class ScaleableDoubleBack(DoubleBack):
     """
 
     def __init__(self, weight: float, *, step: float = 0.5, **others: Any):
+        _refuse_engine(others, "ScaleableDoubleBack")
         super().__init__(weight, engine=FiniteDifference(step), **others)
 
 
@@ -160,6 +180,7 @@ class Sobolev(JacobianPenalty):
         target: what is differentiated, of model and teacher. Default: `Logits()`.
         projection: which rows; `Sphere()`, say, for the stochastic form, which for a teacher costs one row whatever the
             number of outputs. Default: `Full()`.
+        site: with respect to what, of model and teacher; `Hidden` names submodules of both. Default: `Input()`.
         engine, every, fraction, ramp, name: see `JacobianPenalty`.
 
     Raises:
@@ -183,6 +204,7 @@ class Sobolev(JacobianPenalty):
         oracle: Reference | None = None,
         target: Target | Callable[..., Tensor] | None = None,
         projection: Projection | None = None,
+        site: Site | None = None,
         **others: Any,
     ):
         if (teacher is None) == (oracle is None):
@@ -191,8 +213,9 @@ class Sobolev(JacobianPenalty):
                 "gr.Sobolev(0.1, oracle=lambda x, y: jacobian_of_the_truth)."
             )
         goal = as_target(target if target is not None else Logits())
-        magnitude = DistanceToGradients(oracle) if oracle is not None else DistanceToTeacher(teacher, goal)  # type: ignore[arg-type]
-        super().__init__(weight, target=goal, projection=projection, magnitude=magnitude, **others)
+        place = site if site is not None else Input()
+        magnitude = DistanceToGradients(oracle) if oracle is not None else DistanceToTeacher(teacher, goal, place)  # type: ignore[arg-type]
+        super().__init__(weight, target=goal, site=place, projection=projection, magnitude=magnitude, **others)
 
 
 class GradientPenalty(JacobianPenalty):
@@ -234,7 +257,7 @@ class GradientPenalty(JacobianPenalty):
         others: Callable[[Any], Any] | None = None,
         target: Target | Callable[..., Tensor] | None = None,
         projection: Projection | None = None,
-        engine: Engine | None = None,
+        engine: Engine | Literal["auto"] | None = None,
         every: int = 1,
         fraction: float = 1.0,
         ramp: Factor | int | None = None,
@@ -275,7 +298,7 @@ class GradientPenalty(JacobianPenalty):
         """The points between examples, drawn."""
         found = dict(_tree.tensors(seen.x))
         for path, tensor in found.items():
-            _checks.real_tensor(tensor, f"x[{path!r}]" if path else "x")
+            _checks.real_tensor(tensor, f"x[{path!r}]" if path else "x", _checks.BETWEEN)
         first = next(iter(found.values()), None)
         if first is None:
             raise TypeError(f"GradientPenalty got inputs of type {type(seen.x).__name__}; expected tensors.")

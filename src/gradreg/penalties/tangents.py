@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -131,7 +131,7 @@ class TangentProp(JacobianPenalty):
         moves: str = "shift+rotation+scaling",
         sigma: float = 1.0,
         target: Target | Callable[..., Tensor] | None = None,
-        engine: Engine | None = None,
+        engine: Engine | Literal["auto"] | None = None,
         every: int = 1,
         fraction: float = 1.0,
         ramp: Factor | int | None = None,

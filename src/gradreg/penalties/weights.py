@@ -1,16 +1,24 @@
 """Penalties on single layers: their Jacobians one by one, or their weights alone."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from gradreg import _checks, _random
+from gradreg.jacobian._composed import refuse_marked
+from gradreg.jacobian._fast_modes import Phase
+from gradreg.jacobian._refusals import refuse_sharded, translated
 from gradreg.jacobian.magnitude import flat, wide
 from gradreg.jacobian.site import LAYERS_WITH_WEIGHTS, LayerInputs
 from gradreg.penalties.base import Penalty, module_of
+from gradreg.penalties.jacobian import rehearse_once
 from gradreg.penalties.passes import Seen
 from gradreg.penalties.schedule import Factor
+
+_OTHERS = "gr.SpectReg with engine=gr.FiniteDifference(), which looks at the whole network"
 
 
 class LayerwiseFrobenius(Penalty):
@@ -29,6 +37,8 @@ class LayerwiseFrobenius(Penalty):
 
     Raises:
         TypeError, ValueError: a model that is no module, has no layer with weights, or was run by the caller.
+        UnsupportedOperationError: an operation without a double backward, named; sharded models; layers whose
+            activations are checkpointed.
 
     Example:
         >>> gr.LayerwiseFrobenius(0.01)(model, x).backward()
@@ -57,31 +67,73 @@ class LayerwiseFrobenius(Penalty):
 
     def value(self, seen: Seen) -> Tensor:
         """See `Penalty.value`."""
-        module_of(seen, self)
+        model = module_of(seen, self)
         assert seen.forward is not None
-        inputs = seen.forward.tensors(LayerInputs())
+        forward = seen.forward
+        inputs = forward.tensors(LayerInputs())
         if not inputs:
             raise ValueError(
                 "LayerwiseFrobenius found no layer with weights that the model calls; expected nn.Linear or nn.Conv1d, "
                 "nn.Conv2d, nn.Conv3d. Use gr.SpectReg, which looks at the whole network."
             )
+        refuse_sharded(model, tangents=False)
         chain = [*inputs, _checks.outputs_tensor(seen.outputs, "LayerwiseFrobenius")]
         for h in chain:
-            _checks.same_batch(h, seen.forward.batch, "the input of a layer", "The batch comes first in each.")
+            _checks.same_batch(h, forward.batch, "the input of a layer", "The batch comes first in each.")
         measures = []
-        for below, above in pairwise(chain):
-            for _ in range(self.samples if above.requires_grad else 0):
-                row = _random.normal(above.shape, above.detach(), seen.generator)
-                with seen.forward.phase.of_rows():
-                    (found,) = torch.autograd.grad(above, below, row, create_graph=True, allow_unused=True)
-                if found is not None:
-                    measures.append(flat(wide(found)).square().sum(1))
-        if not measures:
-            raise _checks.independent_of_site("the inputs of its layers")
-        return torch.stack(measures).sum(0).mean() / self.samples
+        with _explaining():
+            for below, above in pairwise(chain):
+                for _ in range(self.samples if above.requires_grad else 0):
+                    row = _random.normal(above.shape, above.detach(), seen.generator)
+                    with forward.phase.of_rows():
+                        (found,) = torch.autograd.grad(above, below, row, create_graph=True, allow_unused=True)
+                    if found is not None:
+                        measures.append(flat(wide(found)).square().sum(1))
+            if not measures:
+                raise _checks.independent_of_site("the inputs of its layers")
+            value = torch.stack(measures).sum(0).mean() / self.samples
+            if value.requires_grad:
+                key = type(self), model.training
+                rehearse_once(model, key, lambda: _differentiate(value, chain, model, forward.phase))
+        return value
 
     def __repr__(self) -> str:
         return f"LayerwiseFrobenius({self.weight:g}, samples={self.samples})"
+
+
+@contextmanager
+def _explaining() -> Iterator[None]:
+    """Says what torch's errors about derivatives mean for a penalty on layers, which has no choice of engines."""
+    try:
+        yield
+    except (RuntimeError, NotImplementedError) as error:
+        if type(error).__name__ == "CheckpointError":
+            raise _checks.UnsupportedOperationError(
+                "LayerwiseFrobenius cannot look at layers whose activations are checkpointed: they are run again "
+                "without it. Leave the checkpoint out, or use gr.SpectReg, which looks at the whole network. (The "
+                f"cause: {str(error).splitlines()[0]})"
+            ) from error
+        if isinstance(error, _checks.UnsupportedOperationError):
+            raise
+        explained = translated(error, "DoubleBackward()")
+        if explained is None and _checks.speaks_of_missing_derivative(error):
+            explained = _checks.unsupported(error, "DoubleBackward()", _OTHERS)
+        if explained is None:
+            raise
+        raise explained from error
+
+
+def _differentiate(value: Tensor, chain: list[Tensor], model: nn.Module, phase: Phase) -> None:
+    """Differentiates the value once, and looks for functions that have no second derivative and say nothing of it."""
+    for below, above in pairwise(chain):
+        if above.requires_grad:
+            u = torch.zeros_like(above).requires_grad_()
+            with phase.of_rows():
+                (found,) = torch.autograd.grad(above, below, u, create_graph=True, allow_unused=True)
+            if found is not None:
+                refuse_marked(found, above)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    torch.autograd.grad(value, [chain[0], *parameters], retain_graph=True, allow_unused=True)
 
 
 class SpectralNorm(Penalty):

@@ -11,7 +11,7 @@ from gradreg._types import InputTree, Labels
 from gradreg.jacobian._state import uses_batch
 from gradreg.jacobian.forward import ForwardPass
 from gradreg.jacobian.linearization import Linearization
-from gradreg.jacobian.magnitude import norms
+from gradreg.jacobian.magnitude import norms, wide
 from gradreg.jacobian.site import Site
 from gradreg.jacobian.target import Target
 from gradreg.probing.layers import Call, blamed, listed, recorded
@@ -70,8 +70,8 @@ def measure_coupling(
             squares = norms(at.gradient(row)).double().square()
             own += squares[example].item()
             others += squares.sum().item() - squares[example].item()
-    # What remains of rounding: exactly zero for most nets.
-    if not others > (100 * torch.finfo(at.z.dtype).eps) ** 2 * own:
+    # What remains of rounding: exactly zero for most nets, in half precision too.
+    if not others > (100 * torch.finfo(wide(at.z).dtype).eps) ** 2 * own:
         return Coupling(0.0)
     layers = blamed(calls, lambda call: _couples(call, at.batch))
     normalizing = [name for name, layer in model.named_modules() if isinstance(layer, _BatchNorm) and uses_batch(layer)]

@@ -74,14 +74,17 @@ def probe(
                 batch = setting.linearize().batch
                 coupling = measure_coupling(setting.model, x, y, setting.target, setting.site)
         except (RuntimeError, NotImplementedError) as error:  # not even a first derivative
-            raise FiniteDifference().explain(error) from error
+            explained = FiniteDifference().explain(error)
+            if explained is error:
+                raise
+            raise explained from error
         trials = Trials(setting, coupled=bool(coupling.leak))
         reports = {type(engine).__name__: EngineReport(**vars(trials.of(engine))) for engine in ENGINES}
         costs = _costs(setting, [r.engine for r in reports.values() if r.works], repeats) if repeats else {}
     plain = costs.get(PLAIN)
     if plain is not None:
         reports = {name: _with_cost(report, costs.get(name), plain) for name, report in reports.items()}
-    recommended, reason = _recommended(list(reports.values()), trials.kinks)
+    recommended, reason = _recommended(list(reports.values()), trials.kinks, constant=trials.constant)
     return ProbeReport(
         type(setting.model).__name__,
         sum(parameter.numel() for parameter in setting.parameters),
@@ -160,8 +163,12 @@ def _with_cost(report: EngineReport, cost: Cost | None, plain: Cost) -> EngineRe
     return replace(report, cost=cost, time=cost.seconds / plain.seconds, memory=memory)
 
 
-def _recommended(reports: list[EngineReport], kinks: tuple[str, ...]) -> tuple[Engine | None, str]:
+def _recommended(
+    reports: list[EngineReport], kinks: tuple[str, ...], *, constant: bool = False
+) -> tuple[Engine | None, str]:
     """The engine to take, and why."""
+    if constant:
+        return None, "no engine. The penalty depends on no parameter that is trained: it would teach the model nothing."
     working = [report for report in reports if report.works]
     exact = [report for report in working if not isinstance(report.engine, FiniteDifference)]
     if exact:

@@ -1,5 +1,6 @@
 """What a probe found, as fields and in words."""
 
+import math
 import textwrap
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -95,12 +96,19 @@ class ProbeReport:
         return "\n\n".join([*blocks, *map(_wrapped, sentences)])
 
     def record(self) -> dict[str, Any]:
-        """All fields in plain numbers, lists and dicts, for JSON; engines as they are written."""
+        """All fields in plain numbers, lists and dicts, for JSON; engines as they are written, infinity as "inf"."""
         record = asdict(self)
         for name, report in self.engines.items():
             record["engines"][name] |= {"engine": f"gr.{report.engine!r}", "works": report.works}
         record["recommended"] = None if self.recommended is None else f"gr.{self.recommended!r}"
-        return record
+        return _in_json(record)
+
+
+def _in_json(value: Any) -> Any:
+    """JSON has no infinite numbers: these as text, which ``float`` reads."""
+    if isinstance(value, dict):
+        return {key: _in_json(part) for key, part in value.items()}
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _table(engines: dict[str, EngineReport]) -> str:

@@ -14,7 +14,7 @@ from gradreg._types import InputTree, Labels
 from gradreg.jacobian._composed import graph, refuse_marked
 from gradreg.jacobian.engine import DoubleBackward, Engine, FiniteDifference, ForwardMode
 from gradreg.jacobian.forward import ForwardPass
-from gradreg.jacobian.linearization import Linearization
+from gradreg.jacobian.linearization import Linearization, refuse_marked_at_end
 from gradreg.jacobian.magnitude import SquaredL2
 from gradreg.jacobian.projection import Normal
 from gradreg.jacobian.site import Site
@@ -26,6 +26,9 @@ from gradreg.probing.untouched import untouched
 
 # Operations with kinks, by the beginnings of their names in a graph.
 KINKS = ("Relu", "LeakyRelu", "Prelu", "Rrelu", "Threshold", "Hard", "MaxPool", "AdaptiveMaxPool", "Max", "Amax", "Abs")
+
+# The largest relative error of an engine that counts as exact, in whatever precision.
+MOST_OFF = 0.1
 
 
 @dataclass(frozen=True)
@@ -104,10 +107,11 @@ class Setting:
 
 @dataclass
 class Found:
-    """A penalty's value, and its gradient by each parameter; None where there is none to be had."""
+    """A penalty's value, and its gradient by each parameter; None where there is none to be had, or none at all."""
 
     value: Tensor
     gradient: list[Tensor] | None
+    constant: bool = False
 
 
 class Trials:
@@ -119,6 +123,7 @@ class Trials:
 
     Attributes:
         kinks: operations of the model at which a finite difference jumps.
+        constant: whether the penalty's textbook form depends on no parameter that is trained.
     """
 
     def __init__(self, setting: Setting, *, coupled: bool):
@@ -127,10 +132,11 @@ class Trials:
             at = setting.linearize(repeatable=True)
             assert at.forward is not None
             self.kinks = _kinks(at.z)
-            self._eps = torch.finfo(at.z.dtype).eps
+            self._tolerance = min(10 * torch.finfo(at.z.dtype).eps ** 0.5, MOST_OFF)
             self._truth = self._textbook(at, at)
+            self.constant = self._truth.constant
             # Engines that run the model again hold batch statistics fixed.
-            self._fixed = self._textbook(at.uncoupled, at) if at.forward.couples_examples else self._truth
+            self._fixed = self._held_fixed(at) if at.forward.couples_examples else self._truth
 
     def of(self, engine: Engine) -> Outcome:
         """Tries an engine."""
@@ -160,7 +166,7 @@ class Trials:
         errors = [value_error] if gradient_error is None else [value_error, gradient_error]
         if not all(torch.isfinite(part).all() for part in (found.value, *found.gradient)):
             failure = _failure("gives numbers that are not finite; look for roots and norms at 0, and add an epsilon")
-        elif not isinstance(engine, FiniteDifference) and max(errors) > 10 * self._eps**0.5:
+        elif not isinstance(engine, FiniteDifference) and max(errors) > self._tolerance:
             failure = _failure(
                 f"is off from the textbook recipe in plain torch: its value by {value_error:.2g}"
                 + ("" if gradient_error is None else f", its parameter gradient by {gradient_error:.2g}")
@@ -179,11 +185,21 @@ class Trials:
             value = SquaredL2().measure(point.gradient(row, create_graph=True)).mean()
             gradient = _differentiated(value, self.setting.parameters)
             refuse_marked(value, point.z)
+            refuse_marked_at_end(point)
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, NotImplementedError):
-            value, gradient = SquaredL2().measure(point.gradient(row)).mean(), None
-        return Found(value.detach(), gradient)
+            return Found(SquaredL2().measure(point.gradient(row)).mean().detach(), None)
+        return Found(value.detach(), gradient, constant=gradient is None)
+
+    def _held_fixed(self, at: Linearization) -> Found:
+        """The same with batch statistics held fixed; where the model cannot run so, no engine will that needs it."""
+        try:
+            return self._textbook(at.uncoupled, at)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, NotImplementedError):
+            return self._truth
 
     def _explained(self, error: Exception, engine: Engine) -> Failure:
         if not isinstance(error, UnsupportedOperationError):

@@ -15,7 +15,8 @@ def untouched(model: nn.Module) -> Iterator[None]:
     """Within, the model has copies of its buffers; afterwards its own, its attributes and all random states are back.
 
     The buffers themselves are exchanged, not their contents: writing into them would spoil graphs that hold them.
-    Gradients are not put back: within, nothing may call ``backward()``.
+    Gradients are not put back: within, nothing may call ``backward()``. Nor is what a run changes in place within
+    attributes, such as a list that ``forward`` appends to.
 
     Raises:
         TypeError: a scripted module, which hides its state.

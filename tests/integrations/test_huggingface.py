@@ -246,6 +246,57 @@ def test_other_ways_of_differentiating_are_refused(
         trainer(tmp_path, bert(), gr.SpectReg(0.1, site=SITE))
 
 
+class Own(Trainer):
+    """A loss of its own, and what it does beside the call that counts."""
+
+    way = "parts"
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+        other = {**inputs, "input_ids": inputs["input_ids"].flip(0)}
+        if self.way == "parts":
+            found = model.classifier(model.bert(inputs["input_ids"]).pooler_output)
+            return cross_entropy(found, inputs["labels"]), found
+        if self.way == "no_grad first":
+            with torch.no_grad():
+                model(**other)
+        found = model(**inputs)
+        if self.way == "no_grad last":
+            with torch.no_grad():
+                model(**other)
+        if self.way == "twice":
+            model(**other)
+        return (found.loss, found) if return_outputs else found.loss
+
+
+class Penalized(GradientRegularized, Own):
+    """Its own loss with penalties."""
+
+
+@pytest.mark.parametrize("way", ["no_grad first", "no_grad last", "twice"])
+def test_the_first_call_with_gradients_is_the_one_that_counts(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Own, "way", way)
+    model, copy = bert(), bert()
+    penalty = gr.SpectReg(30, site=SITE)
+    trainer(tmp_path, model, penalty, kind=Penalized).train()
+    trainer(tmp_path, copy, penalty).train()
+    assert_same(model, copy)
+
+
+def test_a_loss_that_goes_around_the_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"compute_loss of Penalized never called model\(...\).*Call model\(\*\*inp"):
+        trainer(tmp_path, bert(), gr.SpectReg(30, site=SITE), kind=Penalized).train()
+
+
+def test_what_was_added_is_not_kept_after_training(tmp_path: Path) -> None:
+    """It would be in the first log of the next training."""
+    found = trainer(tmp_path, bert(), gr.SpectReg(30, site=SITE), logging_strategy="no")
+    found.train()
+    found.log({"loss": 0.0})
+    assert "penalty/spectreg" not in found.state.log_history[-1]
+
+
 def test_without_transformers_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "gradreg.integrations.huggingface")
     monkeypatch.setitem(sys.modules, "transformers", None)

@@ -24,7 +24,9 @@ def objective(*penalties: gr.Penalty) -> gr.Objective:
     return gr.Objective(cross_entropy, *penalties or [gr.SpectReg(0.1)], generator=Generator().manual_seed(7))
 
 
-def train(precision: str, *, whole_step: bool, steps: int = 4, clip: bool = False, weight: float = 0.1) -> tuple[nn.Module, list[float]]:
+def train(
+    precision: str, *, whole_step: bool, steps: int = 4, clip: bool = False, weight: float = 0.1
+) -> tuple[nn.Module, list[float]]:
     """SGD under Fabric, on the model or on the step as one module; the model, and what the penalty added."""
     fabric = Fabric(accelerator="cpu", precision=precision)  # type: ignore[arg-type]
     fabric.launch()

@@ -265,7 +265,9 @@ class Own(Trainer):
 
     way = "parts"
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         other = {**inputs, "input_ids": inputs["input_ids"].flip(0)}
         if self.way == "parts":
             found = model.classifier(model.bert(inputs["input_ids"]).pooler_output)

@@ -97,7 +97,9 @@ def test_bad_input_is_refused() -> None:
         def moved(self, model: Any, x: Tensor, y: Tensor, generator: Any) -> Tensor:
             return x + 1
 
-    with pytest.raises(TypeError, match=r"Shift\(bounds=None\), which is not hashable.*frozen=True\) above the class Shift"):
+    with pytest.raises(
+        TypeError, match=r"Shift\(bounds=None\), which is not hashable.*frozen=True\) above the class Shift"
+    ):
         metrics.profile(model, x, y, attacks=[Shift()])
     with pytest.raises(ValueError, match="got one point"):
         metrics.profile(model, x[:1], y[:1])

@@ -86,8 +86,8 @@ class GradientRegularized:
         loss, outputs = plain(through, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if not terms and self.objective.due(step):
             raise RuntimeError(
-                f"compute_loss of {type(self).__name__} never called model(...), the forward pass that penalties share. "
-                "Call model(**inputs) there, with gradients on, not parts of it."
+                f"compute_loss of {type(self).__name__} never called model(...), the forward pass that penalties "
+                "share. Call model(**inputs) there, with gradients on, not parts of it."
             )
         # Where the Trainer will not divide by the number of micro-batches, the penalties have to be.
         share = self.current_gradient_accumulation_steps if self._loss_is_whole(num_items_in_batch) else 1

@@ -99,8 +99,8 @@ def class_scores(outputs: object, owner: str) -> Tensor:
     if z.ndim != 2 or z.shape[1] < 2:
         raise ValueError(
             f"{owner} got outputs of shape {tuple(z.shape)}; expected class scores (N, C) with C >= 2. For one score s "
-            "of two classes write model.eval(), then lambda x: torch.nn.functional.pad(model(x), (1, 0)), whose classes "
-            "are 0 and s."
+            "of two classes write model.eval(), then lambda x: torch.nn.functional.pad(model(x), (1, 0)), whose "
+            "classes are 0 and s."
         )
     return z
 

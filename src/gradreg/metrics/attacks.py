@@ -69,8 +69,8 @@ class Attack(ABC):
         if least < low - slack or most > high + slack:
             raise ValueError(
                 f"{type(self).__name__} got points from {least:.4g} to {most:.4g}, outside bounds={self.bounds}. "
-                "Bounds are in units of x; for standardized inputs put the standardization into the model: model.eval(), "
-                "then lambda x: model((x - mean) / std)."
+                "Bounds are in units of x; for standardized inputs put the standardization into the model: "
+                "model.eval(), then lambda x: model((x - mean) / std)."
             )
 
 

@@ -1,8 +1,9 @@
 """What penalties change inside a network: all measures of `gr.metrics.profile` on scikit-learn's digits, 100 labels.
 
-The table of docs/metrics.md, and its picture of input gradients:
+The table of docs/metrics.md, and its picture of input gradients. No search is on record for the two weights: the
+table shows what such penalties do, not which is the better one.
 
-python benchmarks/measures.py --seeds 5 --picture docs/images/saliency.png
+python benchmarks/measures.py --seeds 5 --points 300 --picture docs/images/saliency.png
 """
 
 import argparse

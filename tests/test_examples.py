@@ -62,6 +62,19 @@ def test_the_embedding_of_the_lstm_has_the_gradients_of_the_oracle(penalty: type
         torch.testing.assert_close(found[0][0], jacobian.square().sum() / 3)
 
 
+def test_how_a_weight_was_chosen_is_printed_with_the_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, words in {
+        "vit_digits": "validation",
+        "text_lstm": "same test sentences",
+        "text_bert": "No search",
+    }.items():
+        assert words in import_module(name).NOTE
+    import_module("vit_digits").main(["--smoke", "--validation"])
+    lines = capsys.readouterr().out.splitlines()
+    assert re.match(r"no penalty +validation accuracy, % by seed: \d", lines[0])
+    assert lines[-1] == import_module("vit_digits").NOTE
+
+
 def test_what_is_summed_up(capsys: pytest.CaptureFixture[str]) -> None:
     import_module("_summary").summarize({"a": [90.0, 91.0], "long": [91.0, 90.5]})
     assert capsys.readouterr().out.splitlines() == [

@@ -24,11 +24,13 @@ def objective(*penalties: gr.Penalty) -> gr.Objective:
     return gr.Objective(cross_entropy, *penalties or [gr.SpectReg(0.1)], generator=Generator().manual_seed(7))
 
 
-def train(precision: str, *, whole_step: bool, steps: int = 4, clip: bool = False) -> tuple[nn.Module, list[float]]:
+def train(
+    precision: str, *, whole_step: bool, steps: int = 4, clip: bool = False, weight: float = 0.1
+) -> tuple[nn.Module, list[float]]:
     """SGD under Fabric, on the model or on the step as one module; the model, and what the penalty added."""
     fabric = Fabric(accelerator="cpu", precision=precision)  # type: ignore[arg-type]
     fabric.launch()
-    model, losses = net(), objective()
+    model, losses = net(), objective(gr.SpectReg(weight))
     inner: Any = RegularizedStep(model, losses) if whole_step else model
     inner, optimizer = fabric.setup(inner, torch.optim.SGD(inner.parameters(), lr=0.5))
     terms = []
@@ -79,10 +81,12 @@ def test_the_step_in_bfloat16_stays_near_float32(precision: str, bound: float) -
 
 
 def test_the_loss_falls_and_the_penalty_flattens() -> None:
-    model, terms = train("bf16-mixed", whole_step=True, steps=40)
-    start, end = (cross_entropy(m(X), Y) for m in (net(), model))
+    (steep, _), (flat, terms) = (train("bf16-mixed", whole_step=True, steps=40, weight=w) for w in (0, 0.1))
+    start, end = (cross_entropy(m(X), Y) for m in (net(), flat))
     assert end < 0.8 * start
     assert all(term > 0 for term in terms)
+    norms = [gr.metrics.jacobian_norms(model, X).mean() for model in (steep, flat)]
+    assert norms[1] < 0.7 * norms[0]
 
 
 @pytest.mark.parametrize("engine", [gr.DoubleBackward(), gr.ForwardMode(), gr.FiniteDifference()], ids=repr)

@@ -239,6 +239,50 @@ def test_a_step_that_goes_around_the_forward_pass_is_refused() -> None:
         trainer(SPECTREG).fit(Around(), loader())
 
 
+def test_after_a_failed_training_the_module_is_as_before_and_penalties_count_once() -> None:
+    class Failing(Net):
+        fails = True
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            if self.fails:
+                raise ArithmeticError("once")
+            return super().training_step(batch, batch_idx)
+
+    module = Failing()
+    with pytest.raises(ArithmeticError):
+        trainer(SPECTREG).fit(module, loader())
+    assert "training_step" not in module.__dict__
+    module.fails = False
+    trainer(SPECTREG).fit(module, loader())
+    assert_same(module.net, plain_loop(SPECTREG))
+
+
+def test_a_step_set_on_the_instance_is_there_afterwards() -> None:
+    module = Net()
+
+    def own(batch: Any, batch_idx: int) -> Any:
+        return Net.training_step(module, batch, batch_idx)
+
+    module.training_step = own
+    trainer(SPECTREG, epochs=1).fit(module, loader())
+    assert module.training_step is own
+    GradientRegularization(SPECTREG).teardown(None, module, "validate")
+    assert module.training_step is own
+
+
+def test_hooks_on_the_module_itself_are_refused() -> None:
+    for register in ("register_forward_hook", "register_forward_pre_hook"):
+        module = Net()
+        getattr(module, register)(lambda *_: None)
+        with pytest.raises(ValueError, match=r"Net has forward hooks of its own.*run twice.*a layer within it"):
+            trainer(SPECTREG).fit(module, loader())
+    module = Net()
+    calls: list[int] = []
+    module.net.register_forward_hook(lambda *_: calls.append(1))
+    trainer(SPECTREG, epochs=1).fit(module, loader())
+    assert len(calls) == 4
+
+
 def test_without_lightning_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "gradreg.integrations.lightning")
     monkeypatch.setitem(sys.modules, "lightning.pytorch", None)

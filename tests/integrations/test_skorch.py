@@ -12,12 +12,17 @@ from sklearn.datasets import load_iris
 from sklearn.model_selection import GridSearchCV
 from skorch import NeuralNetClassifier
 from skorch.callbacks import PassthroughScoring
+from skorch.hf import AccelerateMixin
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils.data import DataLoader, TensorDataset
 
 import gradreg as gr
-from gradreg.integrations.skorch import GradientRegularizedNetClassifier, GradientRegularizedNetRegressor
+from gradreg.integrations.skorch import (
+    GradientRegularized,
+    GradientRegularizedNetClassifier,
+    GradientRegularizedNetRegressor,
+)
 
 X, Y = load_iris(return_X_y=True)
 X = ((X - X.mean(0)) / X.std(0)).astype(np.float32)
@@ -132,6 +137,45 @@ def test_a_regressor() -> None:
 def test_what_is_no_penalty_is_refused() -> None:
     with pytest.raises(TypeError, match=r"penalties got 0.03; expected a gradreg Penalty, as in penalties=\[gr.Sp"):
         classifier(0.03).fit(X, Y)  # type: ignore[arg-type]
+
+
+def test_new_penalties_of_an_initialized_net_count_from_its_next_step() -> None:
+    net = classifier(gr.SpectReg(0.1), max_epochs=1).fit(X, Y)
+    net.set_params(penalties=[gr.FrobReg(0.1, every=2)]).partial_fit(X, Y)
+    terms = [batch["frobreg"] > 0 for batch in net.history[-1]["batches"]]
+    assert terms == [False, True, False]  # steps 3, 4 and 5
+    with pytest.raises(TypeError, match=r"penalties got 0.03; expected a gradreg Penalty"):
+        net.set_params(penalties=[0.03])
+    assert classifier().set_params(penalties=[gr.FrobReg(0.1)]).fit(X, Y).history[-1]["batches"][0]["frobreg"] > 0
+
+
+@pytest.mark.parametrize(
+    "bases", [(GradientRegularized, AccelerateMixin), (AccelerateMixin, GradientRegularized)], ids=["before", "after"]
+)
+def test_accelerates_mixin_is_refused(bases: tuple[type, ...]) -> None:
+    with pytest.raises(TypeError, match=r"Both is an AccelerateMixin, whose training step takes the place"):
+        type("Both", (*bases, NeuralNetClassifier), {})
+
+
+def test_with_accumulation_weights_are_divided_as_the_loss_is() -> None:
+    """skorch's recipe, and what the page says of it: two batches make the gradient of the mean of both."""
+
+    class Accumulating(GradientRegularizedNetClassifier):
+        def get_loss(self, *args: Any, **kwargs: Any) -> Tensor:
+            return super().get_loss(*args, **kwargs) / 2
+
+    half = classifier().get_params(deep=False)
+    torch.manual_seed(1)
+    net: Any = Accumulating(**{**half, "penalties": [gr.FrobReg(0.5 / 2)]}).initialize()
+    x, y = torch.as_tensor(X[:100]), torch.as_tensor(Y[:100])
+    objective = gr.Objective(cross_entropy, gr.FrobReg(0.5))
+    expected = torch.autograd.grad(objective(net.module_, x, y).total, [*net.module_.parameters()])
+    net.history.new_epoch()
+    for part in (slice(0, 50), slice(50, 100)):
+        net.history.new_batch()
+        net.train_step_single((x[part], y[part]))
+    for parameter, gradient in zip(net.module_.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-6)
 
 
 def test_a_loss_without_a_reduction_needs_one_per_example_from_the_penalty() -> None:

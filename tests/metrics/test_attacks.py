@@ -200,6 +200,19 @@ def test_parameters_gradients_and_modes_are_left_alone(context: Any) -> None:
     assert not x.requires_grad
 
 
+def test_a_module_is_measured_in_evaluation_mode_and_a_function_as_it_is() -> None:
+    """What the pages say: a module that a function calls keeps its mode, so it is put to evaluation before."""
+    modes = []
+    model = nn.Linear(2, 2).train()
+    model.register_forward_hook(lambda module, *_: modes.append(module.training))
+    x, y = torch.randn(3, 2), torch.tensor([0, 1, 0])
+    metrics.predictions(model, x)
+    metrics.predictions(lambda x: model(x / 2), x)
+    model.eval()
+    robust_accuracy(lambda x: model(x / 2), x, y, GaussianNoise(0.1))
+    assert modes == [False, True, False]
+
+
 def test_seeded_attacks_repeat_and_leave_the_global_random_state_alone() -> None:
     model, x, y = images()
     state = torch.get_rng_state()
@@ -235,7 +248,7 @@ def test_bad_settings_are_refused() -> None:
 def test_bad_points_labels_and_models_are_refused() -> None:
     model, x, y = images()
     with pytest.raises(
-        ValueError, match=r"FGSM got points from .* outside bounds=\(0.0, 1.0\)\. .* standardization into"
+        ValueError, match=r"FGSM got points from .* outside bounds=\(0.0, 1.0\)\. .* model: model.eval\(\), then lambda"
     ):
         FGSM(0.1, bounds=BOUNDS)(model, x - 0.5, y)
     with pytest.raises(ValueError, match="PGD needs labels"):

@@ -1,6 +1,8 @@
 """Calibration and likelihood against direct formulas and data that are calibrated by construction."""
 
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -68,6 +70,13 @@ def test_likelihood_and_accuracy_are_summed_in_double() -> None:
     direct = -torch.log_softmax(z.double(), 1)[torch.arange(300), y].mean().item()
     assert metrics.negative_log_likelihood(z, y) == pytest.approx(direct, rel=1e-13)
     assert metrics.accuracy(z, y) == 100 * sum((z.argmax(1) == y).tolist()) / 300
+
+
+def test_objects_with_logits_are_read_as_penalties_read_them() -> None:
+    z, y = torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1])
+    outputs: Any = SimpleNamespace(logits=z)
+    for measure in (metrics.accuracy, metrics.negative_log_likelihood, metrics.expected_calibration_error):
+        assert measure(outputs, y) == measure(z, y)
 
 
 def test_scores_of_images_and_sequences() -> None:

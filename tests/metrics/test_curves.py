@@ -52,6 +52,9 @@ def test_transitions_are_where_the_kinks_are(chunk: int) -> None:
         lambda z: z.relu(),
         lambda z: z.relu_(),
         lambda z: F.relu(input=z),
+        F.leaky_relu_,
+        F.rrelu_,
+        torch.rrelu,
     ],
 )
 def test_rectifiers_of_every_spelling_are_seen_once(layer: object) -> None:
@@ -62,6 +65,10 @@ def test_rectifiers_of_every_spelling_are_seen_once(layer: object) -> None:
     expected = (signs != signs.roll(-1, 0)).sum(1)
     assert expected.sum() > 0
     assert torch.equal(metrics.transitions(model, curve, closed=True), expected)
+
+
+def test_one_rectified_value_per_example_is_seen() -> None:
+    assert metrics.transitions(lambda x: torch.relu(x[:, 0] - 0.105), line(101)).nonzero().flatten().tolist() == [10]
 
 
 def test_the_jacobian_of_a_relu_net_changes_only_at_transitions() -> None:

@@ -1,5 +1,8 @@
 """The table of all measures: each number is that of its own measure."""
 
+from dataclasses import dataclass
+from typing import Any
+
 import pytest
 import torch
 from models_for_tests import batch, build
@@ -86,5 +89,17 @@ def test_bad_input_is_refused() -> None:
         metrics.profile(model, x, y[:, None])
     with pytest.raises(TypeError, match=r"attacks got 0\.1; expected a gradreg Attack, as in attacks=\[gr"):
         metrics.profile(model, x, y, attacks=[0.1])  # type: ignore[list-item]
+
+    @dataclass
+    class Shift(metrics.Attack):
+        bounds: tuple[float, float] | None = None
+
+        def moved(self, model: Any, x: Tensor, y: Tensor, generator: Any) -> Tensor:
+            return x + 1
+
+    with pytest.raises(
+        TypeError, match=r"Shift\(bounds=None\), which is not hashable.*frozen=True\) above the class Shift"
+    ):
+        metrics.profile(model, x, y, attacks=[Shift()])
     with pytest.raises(ValueError, match="got one point"):
         metrics.profile(model, x[:1], y[:1])

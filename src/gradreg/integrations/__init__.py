@@ -1,1 +1,1 @@
-"""Thin adapters to training frameworks; each module needs an extra of its own, which its error names."""
+"""Thin adapters to training frameworks; all but Fabric's need an extra, which their errors name."""

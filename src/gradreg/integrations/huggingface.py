@@ -40,6 +40,7 @@ class GradientRegularized:
     Raises:
         TypeError: a penalty that is none.
         ValueError: DataParallel, DeepSpeed or FSDP.
+        RuntimeError: a ``compute_loss`` that never calls ``model(...)``; where it does so twice, the first call counts.
         UnsupportedOperationError: the model's attention has no double backward; write
             ``attn_implementation="eager"``.
     """
@@ -52,7 +53,7 @@ class GradientRegularized:
         super().__init__(*args, **kwargs)
         _refuse_what_differentiates_by_itself(self)
         self.objective = Objective(_example_losses, *penalties, generator=generator)
-        self._terms: dict[str, list[Tensor]] = {}
+        self._forget()
 
     def compute_loss(
         self: Any,
@@ -67,11 +68,14 @@ class GradientRegularized:
             return plain(model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch)
         labels = inputs.get("labels")
         terms: dict[str, Tensor] = {}
+        step = self.state.global_step
 
         def run(**given: Any) -> Any:
-            """In place of the model, so that the Trainer's forward pass is the one that is penalized."""
+            """In place of the model: the first forward pass with gradients is the one that is penalized."""
+            if terms or not torch.is_grad_enabled():
+                return model(**given)
             try:
-                result = self.objective(model, Args(**given), labels, step=self.state.global_step)
+                result = self.objective(model, Args(**given), labels, step=step)
             except UnsupportedOperationError as error:
                 error.add_note('For models of transformers: from_pretrained(..., attn_implementation="eager").')
                 raise
@@ -80,19 +84,31 @@ class GradientRegularized:
 
         through: Any = _StandIn(model, run)
         loss, outputs = plain(through, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        if not terms and self.objective.due(step):
+            raise RuntimeError(
+                f"compute_loss of {type(self).__name__} never called model(...), the forward pass that penalties "
+                "share. Call model(**inputs) there, with gradients on, not parts of it."
+            )
         # Where the Trainer will not divide by the number of micro-batches, the penalties have to be.
         share = self.current_gradient_accumulation_steps if self._loss_is_whole(num_items_in_batch) else 1
         for name, term in terms.items():
             loss = loss + term.to(loss.dtype) / share
-            self._terms.setdefault(name, []).append(term.detach())
+            self._sums[name] = self._sums.get(name, 0) + term.detach()
+        self._count += 1
         return (loss, outputs) if return_outputs else loss
 
     def log(self: Any, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """As in the Trainer; with the loss of training come the means of what each penalty added."""
         if "loss" in logs:
-            logs = {**logs, **{f"penalty/{name}": torch.stack(t).mean().item() for name, t in self._terms.items()}}
-            self._terms.clear()
+            logs = {**logs, **{f"penalty/{name}": float(sum_) / self._count for name, sum_ in self._sums.items()}}
+        if "loss" in logs or "train_loss" in logs:
+            self._forget()
         super().log(logs, *args, **kwargs)  # type: ignore[misc]
+
+    def _forget(self) -> None:
+        """What each penalty added since the last log, and in how many batches."""
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
 
     def _loss_is_whole(self: Any, num_items_in_batch: Any) -> bool:
         """Whether the loss counts as already divided for gradient accumulation; the rule of the Trainer's own step."""

@@ -51,7 +51,7 @@ class GradientRegularization(_Callback):
 
     Raises:
         TypeError: a penalty that is none.
-        ValueError: manual optimization, ``static_graph=True``, FSDP or DeepSpeed.
+        ValueError: manual optimization, ``static_graph=True``, FSDP or DeepSpeed; forward hooks on the module itself.
         RuntimeError: a ``training_step`` that never calls ``self(...)``.
 
     Example:
@@ -70,17 +70,26 @@ class GradientRegularization(_Callback):
             _checks.instance(penalty, Penalty, "GradientRegularization", "gr.SpectReg(0.03)")
         self.labels = labels
         self.objective = Objective(_Nothing(loss), *penalties, generator=generator)
+        self._replaced: tuple[Any, Any] | None = None  # the module whose step is replaced, and what it had there
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Puts the penalties into the module's training step."""
         if stage == "fit":
             _refuse(trainer, pl_module)
             plain = pl_module.training_step
+            self._replaced = (pl_module, pl_module.__dict__.get("training_step"))
             pl_module.training_step = functools.wraps(plain)(functools.partial(self._step, trainer, pl_module, plain))
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Gives the module its own training step back."""
-        pl_module.__dict__.pop("training_step", None)
+        if self._replaced is not None:
+            module, own = self._replaced
+            _put_back(module, "training_step", own)
+            self._replaced = None
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """As `teardown`, which Lightning leaves out where training fails or is interrupted."""
+        self.teardown(trainer, pl_module, "fit")
 
     def _step(self, trainer: Any, module: Any, plain: Callable[..., Any], batch: Any, *args: Any) -> Any:
         step = trainer.global_step
@@ -90,6 +99,7 @@ class GradientRegularization(_Callback):
         forward = module.forward
 
         def shared(*inputs: Any, **named: Any) -> Any:
+            _refuse_hooks(module)
             module.forward = forward
             if not torch.is_grad_enabled():
                 found = forward(*inputs, **named)
@@ -104,9 +114,7 @@ class GradientRegularization(_Callback):
         try:
             output = plain(batch, *args)
         finally:
-            module.__dict__.pop("forward", None)
-            if own is not None:
-                module.forward = own
+            _put_back(module, "forward", own)
         loss = output["loss"] if isinstance(output, Mapping) else output
         if loss is None:
             return None
@@ -128,6 +136,23 @@ class _Nothing:
 
     def __call__(self, outputs: Any, y: Any, reduction: str = "mean") -> Tensor:
         return zero_like(outputs) if reduction == "mean" else self.loss(outputs, y, reduction=reduction)
+
+
+def _put_back(module: Any, name: str, own: Any) -> None:
+    """What the module had under this name of its own; None for its class's."""
+    module.__dict__.pop(name, None)
+    if own is not None:
+        setattr(module, name, own)
+
+
+def _refuse_hooks(module: Any) -> None:
+    """The penalties call the module within its own call, so that its hooks would run twice."""
+    if module._forward_hooks or module._forward_pre_hooks:
+        raise ValueError(
+            f"{type(module).__name__} has forward hooks of its own, which would run twice in a step with penalties. "
+            "Register them on a layer within it, such as self.net, or use gr.Objective within its training_step: see "
+            "docs/integrations/lightning.md."
+        )
 
 
 def _refuse(trainer: Any, module: Any) -> None:

@@ -14,6 +14,7 @@ from gradreg.penalties.base import Penalty
 try:
     from skorch import NeuralNetClassifier, NeuralNetRegressor
     from skorch.dataset import unpack_data
+    from skorch.hf import AccelerateMixin
     from skorch.utils import to_tensor
 except ImportError as error:
     raise missing(error, "skorch") from error
@@ -33,8 +34,16 @@ class GradientRegularized:
         kwargs: of the net.
 
     Raises:
-        TypeError: a penalty that is none.
+        TypeError: a penalty that is none; a class that is an `AccelerateMixin` too.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if issubclass(cls, AccelerateMixin):
+            raise TypeError(
+                f"{cls.__name__} is an AccelerateMixin, whose training step takes the place of the one with penalties. "
+                "Leave it out, or use accelerate in a loop of your own: see docs/integrations/accelerate.md."
+            )
 
     def __init__(self, module: Any, *args: Any, penalties: Sequence[Penalty] = (), **kwargs: Any):
         self.penalties = penalties
@@ -42,12 +51,25 @@ class GradientRegularized:
 
     def initialize(self) -> Any:
         """As in skorch; penalties begin at step 0."""
+        objective = self._made()
+        found = super().initialize()  # type: ignore[misc]
+        self.objective_ = objective
+        return found
+
+    def set_params(self: Any, **kwargs: Any) -> Any:
+        """As in skorch; new penalties of an initialized net count from its next step on, in the place of the old."""
+        found = super().set_params(**kwargs)  # type: ignore[misc]
+        if "penalties" in kwargs and self.initialized_:
+            step = self.objective_.step
+            self.objective_ = self._made()
+            self.objective_.step = step
+        return found
+
+    def _made(self) -> Objective:
         penalties = [self.penalties] if isinstance(self.penalties, Penalty) else self.penalties
         for penalty in penalties:
             _checks.instance(penalty, Penalty, "penalties", "[gr.SpectReg(0.03)]")
-        found = super().initialize()  # type: ignore[misc]
-        self.objective_ = Objective(_nothing, *penalties)
-        return found
+        return Objective(_nothing, *penalties)
 
     def train_step_single(self: Any, batch: Any, **fit_params: Any) -> dict[str, Any]:
         """One forward pass, loss, penalties and the backward pass; what `train_step` calls."""

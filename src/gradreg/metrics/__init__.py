@@ -1,7 +1,8 @@
 """Measures of a trained model: how steep, how sure and how robust it is; see docs/metrics.md.
 
-Every measure runs the model in evaluation mode, a chunk of points at a time, puts its mode back, and leaves parameters
-and their gradients alone. Those that differentiate turn gradients on by themselves.
+Every measure runs a module in evaluation mode, a chunk of points at a time, puts its mode back, and leaves parameters
+and their gradients alone. A function is run as it is: where a module is called in it, say model.eval() before. Those
+that differentiate turn gradients on by themselves.
 """
 
 from gradreg.metrics._chunks import evaluating

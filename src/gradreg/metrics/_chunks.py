@@ -29,7 +29,7 @@ def in_chunks(
     model's device and the results come back to that of x, so that a set may be larger than the memory of a GPU.
 
     Args:
-        model: a module (the mode of each of its parts is put back, also after an error) or a function.
+        model: a module (the mode of each of its parts is put back, also after an error) or a function, run as it is.
         x: (N, ...), one tensor.
         y: what belongs to each point, (N, ...), or None.
         chunk: number of points at a time.
@@ -99,7 +99,8 @@ def class_scores(outputs: object, owner: str) -> Tensor:
     if z.ndim != 2 or z.shape[1] < 2:
         raise ValueError(
             f"{owner} got outputs of shape {tuple(z.shape)}; expected class scores (N, C) with C >= 2. For one score s "
-            "of two classes write lambda x: torch.nn.functional.pad(model(x), (1, 0)), whose classes are 0 and s."
+            "of two classes write model.eval(), then lambda x: torch.nn.functional.pad(model(x), (1, 0)), whose "
+            "classes are 0 and s."
         )
     return z
 

@@ -26,7 +26,7 @@ class Attack(ABC):
         """The moved points.
 
         Args:
-            model: a module (in evaluation mode meanwhile) or a function; gives class scores (B, C).
+            model: a module (in evaluation mode meanwhile) or a function, run as it is; gives class scores (B, C).
             x: points (N, ...), one tensor.
             y: class indices (N,).
             generator: draws what is random.
@@ -70,7 +70,7 @@ class Attack(ABC):
             raise ValueError(
                 f"{type(self).__name__} got points from {least:.4g} to {most:.4g}, outside bounds={self.bounds}. "
                 "Bounds are in units of x; for standardized inputs put the standardization into the model: "
-                "lambda x: model((x - mean) / std)."
+                "model.eval(), then lambda x: model((x - mean) / std)."
             )
 
 
@@ -222,7 +222,7 @@ def robust_accuracy(
     An upper bound of the accuracy at the worst points within the radius: a stronger attack finds more of them.
 
     Args:
-        model: a module (its mode is put back afterwards) or a function; gives class scores (B, C).
+        model: a module (its mode is put back afterwards) or a function, run as it is; gives class scores (B, C).
         x: points (N, ...), one tensor.
         y: class indices (N,).
         attack: `GaussianNoise`, `FGSM` or `PGD`.

@@ -12,7 +12,7 @@ def predictions(model: Model, x: Tensor, *, chunk: int = 1024) -> Tensor:
     """The model's outputs in evaluation mode, without a graph.
 
     Args:
-        model: a module (its mode is put back afterwards) or a function; returns one tensor (B, ...).
+        model: a module (its mode is put back afterwards) or a function, run as it is; returns one tensor (B, ...).
         x: inputs (N, ...), one tensor.
         chunk: number of examples at a time.
 
@@ -97,17 +97,17 @@ def expected_calibration_error(z: Tensor, y: Tensor, *, bins: int = 15, class_di
     _checks.positive_integer(bins, "bins", "expected_calibration_error")
     scores, labels = _one_by_one(z, y, class_dim, "expected_calibration_error")
     confidence, predicted = torch.softmax(scores.double(), 1).max(1)
-    edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64, device=z.device)[1:-1]
+    edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64, device=scores.device)[1:-1]
     # Within a bin n |right - sure| is the absolute value of this sum.
     excess = (predicted == labels).double() - confidence
-    sums = torch.zeros(bins, dtype=torch.float64, device=z.device)
+    sums = torch.zeros(bins, dtype=torch.float64, device=scores.device)
     sums.index_add_(0, torch.bucketize(confidence, edges), excess)
     return float(sums.abs().sum() / len(labels))
 
 
 def _one_by_one(z: Tensor, y: Tensor, class_dim: int | None, owner: str) -> tuple[Tensor, Tensor]:
     """Scores (M, C) and labels (M,), one for each label."""
-    _checks.outputs_tensor(z, owner)
+    z = _checks.outputs_tensor(z, owner)
     _checks.batch_size(z, "z")
     dim = _checks.class_dimension(z, class_dim, owner)
     if isinstance(y, Tensor) and y.is_floating_point():

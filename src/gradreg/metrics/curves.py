@@ -18,7 +18,8 @@ from gradreg.jacobian.target import Logits, Target, as_target
 from gradreg.metrics._chunks import in_chunks, linearized
 
 _RECTIFIERS = frozenset(
-    {F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.leaky_relu, F.rrelu, F.prelu, torch.prelu}
+    {F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.leaky_relu, F.leaky_relu_, F.prelu, torch.prelu}
+    | {F.rrelu, torch.rrelu, torch.rrelu_}
 )
 
 
@@ -29,8 +30,8 @@ def transitions(model: Model, curve: Tensor, *, closed: bool = False, chunk: int
     constant; on a fine curve the total counts the borders of linear regions that it crosses.
 
     Args:
-        model: a module (its mode is put back afterwards) or a function with ReLU, leaky ReLU or PReLU, as layers or as
-            functions. Kinks of other operations, such as max pooling or clamp, are not counted.
+        model: a module (its mode is put back afterwards) or a function, run as it is, with ReLU, leaky ReLU or PReLU,
+            as layers or as functions. Kinks of other operations, such as max pooling or clamp, are not counted.
         curve: points (K, ...), in their order, such as an `ellipse`.
         closed: whether the first point follows on the last.
         chunk: number of points at a time.
@@ -100,7 +101,7 @@ def segments(
     way of its outputs is at least as long as their distance: ``ratio`` shows it, however thin the jump.
 
     Args:
-        model: a module (its mode is put back afterwards) or a function.
+        model: a module (its mode is put back afterwards) or a function, run as it is.
         a, b: points (P, ...), mostly training points and their `neighbours`, or two random halves of them.
         steps: pieces of equal length that the segment is divided into; fewer give a shorter way, but never one that is
             shorter than the chord.
@@ -178,7 +179,7 @@ def _watched() -> Iterator[list[Tensor]]:
             kwargs = kwargs or {}
             if func in _RECTIFIERS:
                 given = args[0] if args else kwargs["input"]
-                patterns.append((given > 0).flatten(1))
+                patterns.append((given > 0).reshape(len(given), -1))
             return func(*args, **kwargs)
 
     with Watching():

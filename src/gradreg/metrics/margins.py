@@ -54,7 +54,7 @@ def input_margins(
     that is curved, or has kinks, near x can be fooled closer than that.
 
     Args:
-        model: a module (its mode is put back afterwards) or a function; gives class scores (B, C).
+        model: a module (its mode is put back afterwards) or a function, run as it is; gives class scores (B, C).
         x: inputs (N, ...), one tensor.
         y: class indices (N,); None for the predicted class.
         norm: "l2" or "linf", in which distance is measured; the gradient's norm is the dual one (L2, L1).
@@ -95,7 +95,7 @@ def saliency(
     """The gradient of one number per example with respect to the input: which entries the decision hangs on.
 
     Args:
-        model: a module (its mode is put back afterwards) or a function.
+        model: a module (its mode is put back afterwards) or a function, run as it is.
         x: inputs (N, ...), one tensor.
         y: class indices (N,), or what the target needs.
         target: one value for each example, such as ``gr.Loss(cross_entropy)``. By default the score of the class y, or

@@ -31,7 +31,7 @@ def jacobian_norms(
     """``||J(x_i)||_F`` of each example, exact, with the model in evaluation mode; one backward pass for each output.
 
     Args:
-        model: a module (its mode is put back afterwards) or a function.
+        model: a module (its mode is put back afterwards) or a function, run as it is.
         x: inputs (N, ...), one tensor.
         y: labels (N,), where the target needs them.
         target: `Logits()` by default, which is J_g; `Probabilities()` for J_f.
@@ -77,7 +77,7 @@ def spectral_norms(
     rounds of ``w <- J J^T w / ||...||`` from a random start, which give a lower bound.
 
     Args:
-        model: a module (its mode is put back afterwards) or a function.
+        model: a module (its mode is put back afterwards) or a function, run as it is.
         x: inputs (N, ...), one tensor.
         y: labels (N,), where the target needs them.
         target: `Logits()` by default, which is J_g; `Probabilities()` for J_f.
@@ -128,7 +128,7 @@ def spectral_norm_lower_bounds(
     """The largest ``||J_g(x_i)^T u||`` over random unit vectors u: a lower bound of the spectral norm of J_g.
 
     Args:
-        model: a module (its mode is put back afterwards) or a function.
+        model: a module (its mode is put back afterwards) or a function, run as it is.
         x: inputs (N, ...), one tensor.
         samples: number of unit vectors for each example; the bound rises with it.
         generator: draws them.

@@ -90,7 +90,7 @@ def profile(
     """All measures of a classifier at once, with the same random numbers for each model that is measured.
 
     Args:
-        model: a module (its mode is put back afterwards) or a function; gives class scores (B, C).
+        model: a module (its mode is put back afterwards) or a function, run as it is; gives class scores (B, C).
         x: test points (N, ...), at least two.
         y: class indices (N,).
         train_x: training points, at which norms are measured too; interpolated points, noise and segments are then made
@@ -105,6 +105,7 @@ def profile(
         For large sets measure a part: ``profile(model, x[:1000], y[:1000])``.
 
     Raises:
+        TypeError: what is no attack, or one that is not hashable.
         ValueError: as the measures do.
 
     Example:
@@ -120,6 +121,11 @@ def profile(
     chosen = _default_attacks(x) if attacks is None else attacks
     for attack in chosen:
         _checks.instance(attack, Attack, "attacks", "[gr.metrics.PGD(0.1)]")
+        if attack.__hash__ is None:
+            raise TypeError(
+                f"profile got {attack!r}, which is not hashable and so cannot name its row. Write "
+                f"@dataclass(frozen=True) above the class {type(attack).__name__}."
+            )
     return Profile(
         points=x.shape[0],
         accuracy=accuracy(z, y),

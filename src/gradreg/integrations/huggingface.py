@@ -33,7 +33,7 @@ class GradientRegularized:
 
     Args:
         penalties: a list of them. Token ids have no gradient, so of a language model the site is its embedding:
-            ``site=gr.Hidden("bert.embeddings")``. With distributed training the names begin with "module.".
+            ``site=gr.Hidden("bert.embeddings")``.
         generator: draws the random projections; None for torch's global one, which ``args.seed`` seeds.
         args, kwargs: of the Trainer.
 

@@ -66,13 +66,15 @@ def main() -> None:
     parser.add_argument("studies", nargs="+")
     parser.add_argument("--scale", default="paper")
     parser.add_argument("--protocol", help="default: the study's own")
+    parser.add_argument("--set", nargs="*", default=[], metavar="PATH=VALUE", help="as in gradreg run")
     parser.add_argument("--store", type=Path, default=Path("runs"))
     parser.add_argument("--csv", type=Path, metavar="FILE", help="each seed's numbers")
     options = parser.parse_args()
     store = Store(options.store)
     every: list[dict[str, Any]] = []
     for name in options.studies:
-        study = load_study(name, store, scale=options.scale, protocol=options.protocol).study
+        given = {"scale": options.scale, "protocol": options.protocol, "overrides": options.set}
+        study = load_study(name, store, **given).study
         found = list(rows(study, store))
         print("\n".join(table(study, found)))
         every += found

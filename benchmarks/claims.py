@@ -114,12 +114,12 @@ def claims() -> dict[str, list[Claim]]:
     }
     peers = {
         "Figure 1, JacReg below its peers": [
-            Claim(f"2000 points: {name} beats JacReg", *(("figure1", "training points 2000", arm) for arm in arms))
-            for name, arms in (
-                ("DoubleBack", ("DoubleBack", "JacReg")),
-                ("SpectReg", ("SpectReg", "JacReg")),
-                ("the confidence penalty", (PENALTY, "JacReg")),
+            Claim(
+                f"2000 points: {name} beats JacReg",
+                ("figure1", "training points 2000", arm),
+                ("figure1", "training points 2000", "JacReg"),
             )
+            for name, arm in (("DoubleBack",) * 2, ("SpectReg",) * 2, ("the confidence penalty", PENALTY))
         ]
     }
     return found | figure | peers

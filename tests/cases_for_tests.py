@@ -480,7 +480,7 @@ def compiled(*, donated: bool) -> Callable[[], Built]:
         torch._dynamo.reset()  # what was compiled before would change the graph
         made = built(mlp)()
         model = torch.compile(made.model, backend="aot_eager", dynamic=True)
-        with torch._functorch.config.patch(donated_buffer=donated):
+        with import_module("torch._functorch.config").patch(donated_buffer=donated):
             model(made.x.clone().requires_grad_())
         return Built(model, made.x, made.model)  # type: ignore[arg-type]
 

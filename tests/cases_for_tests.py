@@ -475,16 +475,14 @@ class ComplexOutputs(Spectrum):
         return torch.complex(self.last(z.real), self.last(z.imag))
 
 
-def compiled(*, donated: bool) -> Callable[[], Built]:
-    def build() -> Built:
-        torch._dynamo.reset()  # what was compiled before would change the graph
-        made = built(mlp)()
-        model = torch.compile(made.model, backend="aot_eager", dynamic=True)
-        with import_module("torch._functorch.config").patch(donated_buffer=donated):
-            model(made.x.clone().requires_grad_())
-        return Built(model, made.x, made.model)  # type: ignore[arg-type]
+def compiled() -> Built:
+    torch._dynamo.reset()  # what was compiled before would change the graph
+    made = built(mlp)()
+    return Built(torch.compile(made.model, backend="aot_eager", dynamic=True), made.x, made.model)  # type: ignore[arg-type]
 
-    return build
+
+def donating(donated: bool) -> Callable[[], AbstractContextManager[Any]]:
+    return lambda: import_module("torch._functorch.config").patch(donated_buffer=donated)
 
 
 def channels_last(*between: nn.Module) -> Callable[[], Built]:
@@ -653,10 +651,11 @@ CASES: dict[str, tuple[Case, ...]] = {
             "activation checkpointing, use_reentrant=True", built(lambda: Checkpointed(reentrant=True), "vector"),
             everywhere(REENTRANT),
         ),
-        Case("`torch.compile(model)`", compiled(donated=True), everywhere(DONATED)),
+        Case("`torch.compile(model)`", compiled, everywhere(DONATED), during=donating(True)),
         Case(
-            "the same, `donated_buffer = False`", compiled(donated=False),
+            "the same, `donated_buffer = False`", compiled,
             (no_second("a model compiled by torch.compile", "gr.CompiledObjective"), Equal(), Equal()),
+            during=donating(False),
         ),
         Case(
             "complex inputs", complex_inputs,

@@ -1,5 +1,6 @@
 """TangentProp: built-in tangents against derivatives known in closed form, the penalty against its formula."""
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -84,10 +85,38 @@ def test_tangentprop_equals_its_formula(engine: gr.Engine, given: bool) -> None:
     assert (a - b).norm() <= 1e-9 * b.norm()
 
 
+def test_random_signs_are_the_same_in_the_mean() -> None:
+    """All sixteen choices of signs average to the sum over the tangents exactly; 400 draws come near to it."""
+    model, (x, _) = build("lenet"), batch()
+    every = gr.TangentProp(1.0)(model, x)
+    tangents = gr.ImageTangents()(x)
+    exact = torch.stack(
+        [
+            gr.TangentProp(1.0, (tangents * torch.tensor(s).view(4, *[1] * x.ndim)).sum(0, keepdim=True))(model, x)
+            for s in itertools.product((-1.0, 1.0), repeat=4)
+        ]
+    )
+    torch.testing.assert_close(exact.mean(), every, rtol=1e-9, atol=0)
+    # Signs by example: the standard deviation of a draw is at most that of signs common to the batch.
+    drawn = gr.TangentProp(1.0, samples=400)(model, x, generator=Generator().manual_seed(0))
+    assert (drawn - every).abs() < 5 * exact.std() / 400**0.5
+
+
+def test_one_sample_takes_one_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken, column = [], gr.DoubleBackward.column
+    monkeypatch.setattr(gr.DoubleBackward, "column", lambda *args: taken.append(1) or column(*args))
+    model, (x, _) = build("lenet"), batch()
+    gr.TangentProp(1.0, samples=1)(model, x)
+    assert len(taken) == 1
+    gr.TangentProp(1.0, samples=1, moves="rotation")(model, x)
+    assert len(taken) == 2
+
+
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
         (lambda: gr.ImageTangents("shift+flip"), "got moves='flip'; expected 'shift' or 'rotation' or 'scaling'"),
+        (lambda: gr.TangentProp(1.0, samples=0), "Tangents got samples=0; expected a whole number >= 1"),
         (lambda: gr.ImageTangents(sigma=0), "ImageTangents got sigma=0; expected the width of a Gaussian in pixels"),
         (lambda: gr.ImageTangents(sigma=-1), "ImageTangents got sigma=-1; expected a finite number >= 0"),
         (lambda: gr.ImageTangents()(torch.ones(2, 8)), r"got inputs of shape \(2, 8\); expected images \(B, C, H, W\)"),

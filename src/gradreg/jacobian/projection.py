@@ -322,19 +322,26 @@ class Tangents(Projection):
 
     Args:
         directions: ``directions(x)`` returns a tensor (T, B, ...) for inputs x (B, ...); or that tensor itself.
+        samples: None takes each direction; a number k takes, k times, their sum with random signs drawn for each
+            example, and averages: ``||J sum_t s_t t||^2``, whose mean over the signs is the same. k products for T.
 
     Example:
         >>> shift_right = lambda x: (x.roll(1, -1) - x)[None]        # one tangent: a step to the right
         >>> gr.JacobianPenalty(0.1, projection=gr.Tangents(shift_right))
 
-    Source: Simard et al. 1991 (TangentProp); the paper's section 3.
+    Source: Simard et al. 1991 (TangentProp); the paper's section 3. The random signs are Hutchinson's (1989).
     """
 
     directions: Tensor | Callable[[Any], Tensor]
+    samples: int | None = None
     side = "input"
 
+    def __post_init__(self) -> None:
+        if self.samples is not None:
+            _checks.positive_integer(self.samples, "samples", "Tangents")
+
     def draw(self, at: Linearization, engine: Engine, generator: Generator | None) -> Iterator[Rows]:
-        """One sample of T directions."""
+        """One sample of T directions, or as many samples as asked for of one each."""
         if len(at.tensors) != 1:
             raise ValueError(
                 f"Tangents needs a site of one tensor, got {len(at.tensors)}; name it: site=gr.Input('image')."
@@ -346,7 +353,13 @@ class Tangents(Projection):
                 f"Tangents got directions of shape {tuple(given.shape)} for inputs of shape {tuple(x.shape)}; expected "
                 f"(T, {', '.join(map(str, x.shape))}). For one direction write directions[None]."
             )
-        yield [[direction.to(x)] for direction in given.detach()]
+        directions = given.detach().to(x)
+        if self.samples is None or len(directions) == 1:
+            yield [[direction] for direction in directions]
+            return
+        for _ in range(self.samples):
+            signs = 2 * _random.integers(2, tuple(directions.shape[:2]), x, generator) - 1
+            yield [[torch.einsum("tb,tb...->b...", signs.to(x.dtype), directions)]]
 
 
 def _units(tensors: Parts) -> Iterator[tuple[int, Tensor]]:

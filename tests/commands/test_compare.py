@@ -18,7 +18,7 @@ from gradreg.cli import main
 from gradreg.studies._methods import METHODS, USUAL_GRIDS
 from gradreg.study.trained import load
 
-SMALL = ("compare", "digits", "--steps", "40", "--seeds", "2", "--tuning-seeds", "1", "--methods", "spectreg")
+SMALL = ("compare", "digits", "--steps", "200", "--seeds", "2", "--tuning-seeds", "1", "--methods", "spectreg")
 
 
 def kept(store: Path) -> list[dict[str, Any]]:
@@ -56,12 +56,13 @@ def interrupt(process: subprocess.Popen[str], store: Path, after: int) -> str:
 def test_comparison_that_is_stopped_goes_on_ends_and_is_not_repeated(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    # Long enough that the runs that are left are not over before a busy machine gets to send the signal.
     command = (*SMALL, "--jobs", 1, "--store", tmp_path)
-    said = interrupt(start(*command), tmp_path, after=3)
+    said = interrupt(start(*command), tmp_path, after=1)
     assert "stopped; the same command goes on from here" in said
     assert "Traceback" not in said
     before = times(tmp_path)
-    assert 3 <= len(before) < 8
+    assert 1 <= len(before) < 8
     folder = tmp_path / "studies" / "digits"
     assert not (folder / "report.md").exists()
 

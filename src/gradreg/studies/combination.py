@@ -9,6 +9,9 @@ from gradreg.study.grid import Arm, Grid, Reported, Study
 BEST = Reported(98.07, 0.09)
 _DOUBLEBACK, _SPECTREG = (10.0, 20.0, 50.0), (0.01, 0.03)
 _CONFIDENCE, _SMOOTHING = (0.5, 1.0, 2.0), (0.1, 0.3)
+# Differences over about a pixel: at that distance images tell more than their derivatives, and it costs less.
+_TANGENTS = (0.1, 0.3)
+_MOVES = (("samples", 1), ("engine", "FiniteDifference"), ("step", 12.0))
 # Steps, seeds, tuning seeds, and of each grid at most so many values.
 SIZES = {"paper": (10000, 10, 2, 3), "quick": (1000, 3, 1, 2), "smoke": (5, 2, 1, 1)}
 
@@ -29,17 +32,21 @@ def study(scale: str = "paper", protocol: str = "paper") -> Study:
         "SpectReg": (lambda weight: _mnist.spectreg(asked, weight), _SPECTREG),
         "ConfidencePenalty": (lambda weight: Penalty("ConfidencePenalty", weight), _CONFIDENCE),
         "LabelSmoothing": (lambda weight: Penalty("LabelSmoothing", weight), _SMOOTHING),
+        "TangentProp": (lambda weight: Penalty("TangentProp", weight, _MOVES), _TANGENTS),
     }
 
-    def arm(*names: str, decays: tuple[float, ...] = ()) -> Arm:
+    confidence = _mnist.confidence(0.01)
+
+    def arm(*names: str, decays: tuple[float, ...] = (), given: tuple[Penalty, ...] = (), most: int = most) -> Arm:
         made = [(grids[name][0], grids[name][1][:most]) for name in names]
         axes = [(f"penalties.{i}.weight", weights) for i, (_, weights) in enumerate(made)]
         if decays:
             axes.append(("optimizer.weight_decay", decays[:most]))
-        run = _mnist.run(asked, steps, *(make(weights[0]) for make, weights in made))
-        return Arm(" + ".join((*names, *(["weight decay"] if decays else []))), run, Grid(tuple(axes)))
+        run = _mnist.run(asked, steps, *(make(weights[0]) for make, weights in made), *given)
+        name = " + ".join((*names, *(penalty.preset for penalty in given), *(["weight decay"] if decays else [])))
+        return Arm(name, run, Grid(tuple(axes)))
 
-    paper = _mnist.run(asked, steps, _mnist.doubleback(10.0), _mnist.confidence(0.01))
+    paper = _mnist.run(asked, steps, _mnist.doubleback(10.0), confidence)
     return Study(
         name=asked.name("combination"),
         title=asked.title("combinations of penalties, small MNIST"),
@@ -51,6 +58,8 @@ def study(scale: str = "paper", protocol: str = "paper") -> Study:
             arm("DoubleBack", "SpectReg", "ConfidencePenalty"),
             arm("DoubleBack", "ConfidencePenalty", decays=(0.00005, 0.005, 0.002)),
             arm("DoubleBack", "SpectReg", "ConfidencePenalty", "LabelSmoothing"),
+            # It knows what moves an image may make, which the others do not: an arm to look at by itself.
+            arm("TangentProp", "DoubleBack", given=(confidence,), most=min(most, 2)),
         ),
         seeds=seeds,
         tuning_seeds=tuning_seeds,

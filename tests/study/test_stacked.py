@@ -277,6 +277,14 @@ def test_techniques_are_not_stacked(technique: Technique) -> None:
         train_stacked(varied(replace(BASELINE, technique=technique)), DIGITS)
 
 
+def test_unlabelled_inputs_are_not_stacked() -> None:
+    run = put(replace(BASELINE, penalties=CASES["SpectReg"]), {"split.unlabelled": 50})
+    with pytest.raises(StackError, match=r"takes labelled examples alone, and no unlabelled inputs; .*without --stack"):
+        train_stacked(varied(run), DIGITS)
+    tasks = [Task(each, Path("runs")) for each in varied(run, 2)]
+    assert [len(Stacks(deque(tasks), 2).popleft()) for _ in range(2)] == [1, 1]
+
+
 @pytest.mark.parametrize(
     ("penalty", "message"),
     [

@@ -4,10 +4,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from runs_for_tests import SIN
+from runs_for_tests import BASELINE, SIN
 
 import gradreg as gr
 from gradreg.study.config import Penalty, StudyError
+from gradreg.study.grid import put
 from gradreg.study.terms import SLOTS, build_penalties, build_penalty
 
 
@@ -78,6 +79,24 @@ def test_the_slots_hold_all_that_needs_nothing_but_plain_arguments() -> None:
         known = {p.__name__ for p in public if isinstance(p, type) and issubclass(p, kind) and p is not kind}
         missing = known - {k.__name__ for k in SLOTS[slot]}
         assert missing <= {"FunctionOf", "Loss", "Tangents", "DistanceToGradients", "DistanceToTeacher", "Masked"}
+
+
+@pytest.mark.parametrize(
+    ("penalties", "message"),
+    [
+        ((), r"split.unlabelled=50 asks for unlabelled inputs, but there is no penalty, and nothing would look at"),
+        ((Penalty("DoubleBack", 3.0),), r"but DoubleBack\(3\) cannot do without labels, .*; use SpectReg, FrobReg or"),
+    ],
+    ids=["none", "DoubleBack"],
+)
+def test_unlabelled_inputs_that_no_penalty_looks_at_are_refused(penalties: Any, message: str) -> None:
+    with pytest.raises(StudyError, match=message):
+        build_penalties(put(replace(BASELINE, penalties=penalties), {"split.unlabelled": 50}))
+
+
+def test_one_penalty_that_needs_no_labels_is_enough_for_unlabelled_inputs() -> None:
+    both = replace(BASELINE, penalties=(Penalty("DoubleBack", 3.0), Penalty("SpectReg", 0.1)))
+    assert [p.needs_labels for p in build_penalties(put(both, {"split.unlabelled": 50}))] == [True, False]
 
 
 @pytest.mark.parametrize("preset", ["JacReg", "ConfidencePenalty", "LabelSmoothing", "RightReasons"])

@@ -24,14 +24,26 @@ SLOTS: dict[str, tuple[type, ...]] = {
 
 
 def build_penalties(run: Run) -> list[gr.Penalty]:
-    """The penalties of a run, with their weights as parts of the task's."""
+    """The penalties of a run, with their weights as parts of the task's.
+
+    Raises:
+        StudyError: a penalty cannot be made, or is not for such data; unlabelled inputs that no penalty looks at.
+    """
     unfit = [p.preset for p in run.penalties if p.preset in OF_CLASSES] if run.metric is not ACCURACY else []
     if unfit:
         raise StudyError(
             f"{unfit[0]} measures the probabilities of classes, but the labels of {run.data.name} are numbers; use "
             "SpectReg, FrobReg or DoubleBack."
         )
-    return [build_penalty(replace(p, weight=p.weight / run.loss_factor)) for p in run.penalties]
+    found = [build_penalty(replace(p, weight=p.weight / run.loss_factor)) for p in run.penalties]
+    if run.split.unlabelled and all(penalty.needs_labels for penalty in found):
+        named = " and ".join(map(str, run.penalties))
+        why = f"{named} cannot do without labels" if named else "there is no penalty"
+        raise StudyError(
+            f"split.unlabelled={run.split.unlabelled} asks for unlabelled inputs, but {why}, and nothing would look at "
+            "them; use SpectReg, FrobReg or JacReg, or write split.unlabelled=0."
+        )
+    return found
 
 
 def build_penalty(penalty: Penalty) -> gr.Penalty:

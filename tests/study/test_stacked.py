@@ -294,6 +294,10 @@ def test_unlabelled_inputs_are_not_stacked() -> None:
             Penalty("GradientPenalty", 0.01, (("projection", "TopK"),)),
             "GradientPenalty.* looks at more than each example by itself",
         ),
+        (
+            Penalty("SpectReg", 0.01, (("site", "layers.1"),)),
+            r"SpectReg.*site=Hidden\('layers.1'\).* looks at activations within the network",
+        ),
         (Penalty("TangentProp", 0.01), "the projection Tangents of 'tangentprop' cannot be drawn for several runs"),
     ],
     ids=lambda value: value.preset if isinstance(value, Penalty) else "",

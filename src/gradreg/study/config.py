@@ -116,7 +116,8 @@ class Penalty:
         weight: what it is multiplied by.
         options: its other plain arguments, such as ``(("every", 8), ("samples", 2))``; ``engine``, ``projection``,
             ``magnitude`` and ``target`` name what is in that slot, whose own arguments stand beside it:
-            ``(("engine", "FiniteDifference"), ("step", 0.1))``.
+            ``(("engine", "FiniteDifference"), ("step", 0.1))``; ``site`` names submodules of the network, with commas
+            between several, at whose activations derivatives are taken: ``(("site", "features.2"),)``.
     """
 
     preset: str

@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 import gradreg as gr
-from gradreg.study.config import Penalty, Run, StudyError
+from gradreg.study.config import Penalty, Run, Scalar, StudyError
 from gradreg.study.metric import ACCURACY
 from gradreg.study.suggest import unknown
 
@@ -52,6 +52,8 @@ def build_penalty(penalty: Penalty) -> gr.Penalty:
     Example:
         >>> build_penalty(Penalty("JacobianPenalty", 0.1, (("projection", "TopK"), ("k", 2))))
         JacobianPenalty(0.1, projection=TopK(k=2))
+        >>> build_penalty(Penalty("SpectReg", 0.1, (("site", "features.2"),)))
+        SpectReg(0.1, projection=Normal(samples=1, per='example', side='output'), site=Hidden('features.2'))
     """
     kinds: dict[str, Callable[..., gr.Penalty]] = {
         name: kind
@@ -67,9 +69,21 @@ def build_penalty(penalty: Penalty) -> gr.Penalty:
         for slot in SLOTS:
             if slot in options:
                 options[slot] = _slot(slot, options)
+        if "site" in options:
+            options["site"] = _site(options["site"])
         return kinds[penalty.preset](penalty.weight, **options)
     except (TypeError, ValueError) as error:
         raise StudyError(f"{penalty} cannot be made: {error}") from error
+
+
+def _site(names: Scalar) -> gr.Hidden:
+    """The activations of submodules that are named, with commas between several."""
+    if not isinstance(names, str) or not all(name.strip() for name in names.split(",")):
+        raise ValueError(
+            f"site={names!r}; expected names of the network's submodules, such as features.2 or features.2,features.5, "
+            "or none at all for the input"
+        )
+    return gr.Hidden(*(name.strip() for name in names.split(",")))
 
 
 def _slot(slot: str, options: dict[str, Any]) -> Any:

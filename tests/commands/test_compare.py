@@ -145,6 +145,31 @@ def test_own_data_is_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert len(classifier.predict(torch.zeros(2, 5))) == 2
 
 
+def test_unlabelled_inputs_are_for_the_methods_that_need_no_labels(tmp_path: Path) -> None:
+    options = ("--steps", 3, "--seeds", 1, "--methods", "doubleback=3", "spectreg=0.03", "--unlabelled", 70)
+    main(list(map(str, ("compare", "digits", *options, "--jobs", 1, "--store", tmp_path))))
+    data = json.loads((tmp_path / "studies" / "digits" / "report.json").read_text())
+    assert [row["arm"]["name"] for row in data["groups"][0]["rows"]] == [
+        *("Baseline", "DoubleBack", "SpectReg + unlabelled"),
+    ]
+    assert "--unlabelled 70" in data["command"]
+    assert sorted((len(run["penalties"]), run["split"]["unlabelled"]) for run in kept(tmp_path)) == [
+        *((0, 0), (1, 0), (1, 70)),
+    ]
+    assert (
+        "100 labels of digits and 70 unlabelled inputs" in (tmp_path / "studies" / "digits" / "report.html").read_text()
+    )
+
+
+def test_unlabelled_inputs_of_own_data_need_a_training_size(tmp_path: Path) -> None:
+    np.savez(tmp_path / "points.npz", X=np.zeros((60, 5), "float32"), y=np.arange(60) % 3)
+    said = message("compare", tmp_path / "points.npz", "--unlabelled", 9, "--store", tmp_path / "runs")
+    assert said.endswith(
+        "takes points that training leaves; without --train-size, training takes all of your own data."
+    )
+    assert not times(tmp_path / "runs")
+
+
 def test_report_by_name_is_that_of_the_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ("--steps", 2, "--seeds", 2, "--methods", "spectreg=0.03", "--store", tmp_path)
     main(list(map(str, ("compare", "digits", *options))))
@@ -205,6 +230,11 @@ def test_damaged_network_is_not_handed_over(tmp_path: Path, capsys: pytest.Captu
         (["--tuning-seeds", "-1"], "--tuning-seeds got -1; expected a whole number >= 1"),
         (["--train-size", "0"], "--train-size got 0; expected a whole number >= 1"),
         (["--batch-size", "0"], "--batch-size got 0; expected a whole number >= 1"),
+        (["--unlabelled", "-1"], "--unlabelled got -1; expected a whole number >= 0"),
+        (
+            ["--unlabelled", "9", "--methods", "doubleback", "sam"],
+            "--unlabelled got 9, but of the methods (DoubleBack, SAM) none is a penalty on inputs that needs no labels",
+        ),
         (["--image-size", "32"], "--image-size is for your own images; digits has one size"),
         (["--methods", "all", "nodropout"], "--methods: nodropout is a variant of the network, which small-cnn"),
         (["--jobs", "0"], "--jobs got 0; expected a whole number >= 1"),

@@ -152,6 +152,21 @@ def test_the_official_test_set_leaves_all_other_points() -> None:
     assert len(at(0, data, balanced=False, train_size=250, test_size=0).train) == 250
 
 
+@BOTH
+@pytest.mark.parametrize("seed", SEEDS)
+def test_unlabelled_points_are_none_of_the_others_and_move_none(seed: int, balanced: bool) -> None:
+    """They are of the training part, so that the seed draws them; all that it leaves can be had."""
+    plain, few, all_of_them = (at(seed, balanced=balanced, unlabelled=n) for n in (0, 70, 150))
+    assert [len(found.unlabelled) for found in (plain, few, all_of_them)] == [0, 70, 150]
+    for found in (few, all_of_them):
+        for part in ("train", "validation", "test"):
+            assert torch.equal(getattr(plain, part), getattr(found, part))
+    parts = [all_of_them.train, all_of_them.validation, all_of_them.test, all_of_them.unlabelled]
+    assert torch.cat(parts).sort().values.tolist() == list(range(300))
+    assert torch.equal(few.unlabelled, all_of_them.unlabelled[:70])
+    assert not torch.equal(few.unlabelled, at(seed + 1, balanced=balanced, unlabelled=70).unlabelled)
+
+
 # --- the points themselves --------------------------------------------------------------------------------------------
 
 
@@ -169,6 +184,18 @@ def test_a_split_holds_the_images_and_labels_of_its_positions() -> None:
         assert torch.equal(y, data.y[part])
         back = x * found.std[:, None, None] + found.mean[:, None, None]
         torch.testing.assert_close(back, data.x[part], rtol=1e-5, atol=1e-4)
+
+
+@BOTH
+def test_unlabelled_points_come_standardized_like_the_training_part_and_without_labels(balanced: bool) -> None:
+    data = toy()
+    found = split(data, **SIZES, seed=2, balanced=balanced, unlabelled=30)
+    assert found.unlabelled_x is not None
+    assert positions(found, found.unlabelled_x) == at(2, balanced=balanced, unlabelled=30).unlabelled.tolist()
+    plain = split(data, **SIZES, seed=2, balanced=balanced)
+    assert plain.unlabelled_x is None
+    assert torch.equal(plain.mean, found.mean)
+    assert torch.equal(plain.x, found.x)
 
 
 def test_balanced_is_the_default_and_unbalanced_is_handed_on() -> None:
@@ -280,9 +307,9 @@ def as_bytes(data: Dataset) -> Dataset:
 def test_bytes_are_scaled_to_one_after_points_are_chosen() -> None:
     data = as_bytes(with_official_test(toy()))
     assert data.test_x is not None
-    found = split(data, **SIZES, seed=0, with_test=True)
+    found = split(data, **SIZES, seed=0, with_test=True, unlabelled=9)
     other = replace(data, x=data.x.float() / 255, test_x=data.test_x.float() / 255)
-    expected = split(other, **SIZES, seed=0, with_test=True)
+    expected = split(other, **SIZES, seed=0, with_test=True, unlabelled=9)
     assert found.x.dtype == torch.float32
     for name, value in vars(expected).items():
         assert torch.equal(getattr(found, name), value), name
@@ -361,6 +388,16 @@ def test_held_out_sizes_out_of_range_say_the_range(validation_size: int, test_si
     )
     with pytest.raises(DataError, match=expected):
         split(toy(), train_size=1, validation_size=validation_size, test_size=test_size, seed=0)
+
+
+@pytest.mark.parametrize("unlabelled", [-1, 151])
+def test_a_number_of_unlabelled_points_out_of_range_says_the_range(unlabelled: int) -> None:
+    expected = (
+        rf"^unlabelled={unlabelled} is out of range: of the 300 images of toy, 110 are held out for validation and "
+        r"test and 40 are for training; expected 0 to 150\.$"
+    )
+    with pytest.raises(DataError, match=expected):
+        split(toy(), **SIZES, seed=0, unlabelled=unlabelled)
 
 
 def test_the_largest_sizes_in_range_pass() -> None:

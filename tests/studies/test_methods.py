@@ -9,6 +9,7 @@ from gradreg.studies._methods import METHODS, USUAL_GRIDS, arms, methods
 from gradreg.studies._sizes import sized_methods, sized_run, sized_study
 from gradreg.study.config import Model, Penalty, StudyError, Technique
 from gradreg.study.grid import Arm, Grid, final_runs, put, tuning_run
+from gradreg.study.terms import build_penalty
 from gradreg.study.train import dataset, train
 
 
@@ -41,6 +42,17 @@ def test_methods_of_old_comparisons_are_the_same_runs() -> None:
     assert [arm.name for arm in digits.STUDY.arms] == [
         *("Baseline", "DoubleBack", "SpectReg", "FrobReg", "JacReg", "ConfidencePenalty"),
     ]
+
+
+def test_unlabelled_inputs_go_to_the_penalties_on_inputs_that_need_no_labels() -> None:
+    chosen = methods(("all",), digits.GRIDS, digits.RUN, digits.MORE_GRIDS)
+    for method, arm in zip(chosen, arms(digits.RUN, chosen, unlabelled=500)[1:], strict=True):
+        kind = method.kind
+        free = kind.preset and not build_penalty(replace(arm.run.penalties[0], weight=1.0)).needs_labels
+        taken = bool(free) and kind.name != "SpectralNorm"  # which looks at weights alone
+        assert arm.run.split.unlabelled == (500 if taken else 0), kind.name
+        assert arm.name == kind.name + " + unlabelled" * taken
+    assert arms(digits.RUN, chosen)[0] == arms(digits.RUN, chosen, unlabelled=500)[0]
 
 
 def test_every_method_has_a_grid_and_digits_has_weights_of_its_own() -> None:

@@ -11,10 +11,11 @@ import torch
 from sweeps_for_tests import Here, results
 
 from gradreg.data.dataset import Dataset
+from gradreg.models import LeNet5
 from gradreg.studies import _mnist
 from gradreg.studies._paper import PROTOCOLS, SCALES
 from gradreg.study.collect import collect
-from gradreg.study.config import Model, Penalty, Run, StudyError, digest, stack_kind
+from gradreg.study.config import Model, Penalty, Run, Split, StudyError, digest, stack_kind
 from gradreg.study.execute import Outcome
 from gradreg.study.files import load_study, names
 from gradreg.study.grid import Grid, Study, final_runs
@@ -26,6 +27,8 @@ from gradreg.study.sweep import Sweep
 from gradreg.study.work import Task, work
 
 NAMES = ("table1", "table2", "table3", "table6", "table8", "figure1", "figure5", "combination")
+# What the paper leaves for later.
+FUTURE = ("semisupervised", "hidden")
 # Group, name: mean and standard deviation that the paper prints, network, weight decay, penalties in words.
 CELLS: dict[str, dict[tuple[str, str], tuple[float, float, str, float, str]]] = {
     "table1": {
@@ -177,7 +180,7 @@ def test_paper_scale_is_the_papers_protocol(name: str, protocol: str) -> None:
     assert ("the first of a shuffle" in study.about) == (protocol == "scripts")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *FUTURE])
 def test_smaller_scales_ask_the_same_with_less(name: str) -> None:
     sizes = []
     for scale in SCALES:
@@ -190,12 +193,64 @@ def test_smaller_scales_ask_the_same_with_less(name: str) -> None:
     assert len(set(sizes)) == 3
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("name", FUTURE)
+def test_future_work_has_the_papers_training(name: str, protocol: str) -> None:
+    study = built(name, "paper", protocol)
+    common = {
+        replace(arm.run, split=Split(1, 1), penalties=()) for arm in [*study.arms, *built("table6", "paper").arms]
+    }
+    assert len(common) == 1
+    rows = {("per", "batch")} if protocol == "scripts" else set()
+    for arm in study.arms[1:]:
+        (term,) = arm.run.penalties
+        assert {option for option in term.options if option[0] != "site"} == (
+            set() if term.preset == "DoubleBack" else rows
+        )
+        assert isinstance(arm.search, Grid)
+        ((path, weights),) = arm.search.values
+        assert path == "weight"
+        assert term.weight in weights
+
+
+def test_unlabelled_inputs_are_all_that_are_left_and_for_one_arm_alone() -> None:
+    study = built("semisupervised")
+    splits = {arm.name: arm.run.split for arm in study.arms}
+    assert {split.train_size for split in splits.values()} == {100}
+    assert {name: split.unlabelled for name, split in splits.items()} == {
+        "Baseline": 0,
+        "SpectReg, labelled inputs": 0,
+        "SpectReg, labelled + unlabelled": 60000 - 10000 - 100,
+        "DoubleBack": 0,
+    }
+    one, other = (arm for arm in study.arms if arm.run.penalties and arm.run.penalties[0].preset == "SpectReg")
+    assert (one.run.penalties, one.search) == (other.run.penalties, other.search)
+    assert "10000 at the paper's scale), which is generous" in study.about
+
+
+def test_hidden_stages_are_each_layer_of_lenet_before_the_last() -> None:
+    """By the shapes of what they return, in the order of the forward pass, which is that of the study."""
+    study = built("hidden")
+    assert {arm.run.split.train_size for arm in study.arms} == {2000}
+    terms = [arm.run.penalties[0] for arm in study.arms[1:]]
+    assert terms[0] == Penalty("SpectReg", 0.03)
+    sites = [dict(term.options)["site"] for term in terms[1:]]
+    assert sites[-1] == ",".join(map(str, sites[:-1]))
+    model, shapes = LeNet5(), {}
+    for name, layer in model.named_modules():
+        layer.register_forward_hook(lambda _, x, z, name=name: shapes.update({name: tuple(z.shape[1:])}))
+    model(torch.zeros(1, 1, 28, 28))
+    assert [shapes[str(site)] for site in sites[:-1]] == [(6, 14, 14), (16, 5, 5), (120,), (84,)]
+
+
 def test_all_sizes_and_readings_have_names_of_their_own() -> None:
-    every = [built(name, scale, protocol).name for name in NAMES for scale in SCALES for protocol in PROTOCOLS]
+    every = [
+        built(name, scale, protocol).name for name in (*NAMES, *FUTURE) for scale in SCALES for protocol in PROTOCOLS
+    ]
     assert len(set(every)) == len(every)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *FUTURE])
 def test_unknown_sizes_and_readings_are_answered_with_what_is(name: str) -> None:
     with pytest.raises(StudyError, match=r"--scale: 'papre' is not known; did you mean 'paper'\? Expected one of pa"):
         built(name, "papre")
@@ -285,7 +340,9 @@ SMALL = ("schedule.steps=2", "split.validation_size=20", "protocol.norm_points=2
 
 
 @pytest.mark.usefixtures("images")
-@pytest.mark.parametrize(("name", "protocol"), [*((name, "paper") for name in NAMES), ("table2", "scripts")])
+@pytest.mark.parametrize(
+    ("name", "protocol"), [*((name, "paper") for name in (*NAMES, *FUTURE)), ("table2", "scripts")]
+)
 def test_study_runs_from_end_to_end_at_smoke_scale(name: str, protocol: str, tmp_path: Path) -> None:
     store = Store(tmp_path)
     study = load_study(name, store, scale="smoke", protocol=protocol, overrides=SMALL).study
@@ -309,6 +366,10 @@ def test_study_runs_from_end_to_end_at_smoke_scale(name: str, protocol: str, tmp
     if name == "table6":
         assert len(group.pairs) == 3
         assert "| SpectReg | JacReg |" in text
+    if name == "semisupervised":
+        assert {run.split.unlabelled for run in executor.given} == {0, 500}
+    if name == "hidden":
+        assert "features.2,features.5,classifier.2,classifier.4" in str(executor.given[-1])
     assert results(tmp_path).keys() == {run.key for run in executor.given}
 
 
@@ -367,6 +428,12 @@ def test_labels_that_are_read_too_early_are_seen(tmp_path: Path) -> None:
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*FUTURE, "sinstrong"])
+def test_page_on_future_work_has_the_command(name: str) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "future-work.md").read_text()
+    assert f"    gradreg run {name}\n" in page
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from sweeps_for_tests import Here
 
-from gradreg.studies import _sin, figure2, figure3, stepfunction, table7
+from gradreg.studies import _sin, figure2, figure3, sinstrong, stepfunction, table7
 from gradreg.study.collect import collect
 from gradreg.study.config import Run, StudyError
 from gradreg.study.files import load_study
@@ -15,7 +15,13 @@ from gradreg.study.report import slopes
 from gradreg.study.store import Store
 from gradreg.study.sweep import Sweep
 
-STUDIES = {"table7": table7, "figure2": figure2, "figure3": figure3, "stepfunction": stepfunction}
+STUDIES = {
+    "table7": table7,
+    "figure2": figure2,
+    "figure3": figure3,
+    "stepfunction": stepfunction,
+    "sinstrong": sinstrong,
+}
 
 
 def runs(study: Study) -> set[Run]:
@@ -73,6 +79,17 @@ def test_wrong_scale_or_protocol_is_told(name: str) -> None:
         STUDIES[name].study("huge")
     with pytest.raises(StudyError, match="--protocol got 'script'; expected paper or scripts"):
         STUDIES[name].study("smoke", "script")
+
+
+def test_strong_weights_go_on_where_the_table_ends() -> None:
+    table, strong = (
+        {run.penalties[0].weight: run for run in runs(m.study()) if run.penalties} for m in (table7, sinstrong)
+    )
+    assert max(strong) == 1000 * max(table)
+    assert [weight for weight in strong if weight <= max(table)] == [w for w in strong if w in table]
+    assert len({replace(run, penalties=(), seed=0) for run in strong.values()}) == 1
+    shared = {run for run in runs(sinstrong.study()) if run in runs(table7.study())}
+    assert len(shared) == 10 * 5  # weights 0 to 10
 
 
 def test_step_function_check_asks_both_sets() -> None:

@@ -44,6 +44,7 @@ CHANGES: dict[str, Any] = {
     "split.validation_size": 401,
     "split.test_size": 798,
     "split.balanced": False,
+    "split.unlabelled": 50,
     "model.name": "mlp",
     "model.code": "0123",
     "optimizer.learning_rate": 0.004,
@@ -55,6 +56,7 @@ CHANGES: dict[str, Any] = {
     "schedule.milestones": (0.5,),
     "schedule.factor": 0.2,
     "schedule.until": 20,
+    "schedule.unlabelled_batch": 5,
     "penalties.0.preset": "FrobReg",
     "penalties.0.weight": 0.1,
     "penalties.0.options": (("samples", 2),),
@@ -139,7 +141,8 @@ def test_default_that_is_written_out_changes_no_key() -> None:
     written = replace(
         RUN,
         data=Data("digits", content=""),
-        schedule=Schedule(200, 20, milestones=(0.5, 0.75), factor=0.1, until=0),
+        split=Split(100, 400, 797, balanced=True, unlabelled=0),
+        schedule=Schedule(200, 20, milestones=(0.5, 0.75), factor=0.1, until=0, unlabelled_batch=0),
         protocol=Protocol("test", 500),
     )
     assert written.key == RUN.key
@@ -168,6 +171,8 @@ def test_runs_and_penalties_in_words() -> None:
     assert str(put(RUN, {"technique.mixup": 0.2})) == "SpectReg(0.03) + Mixup(0.2), 100 labels of digits, seed 7"
     both = replace(RUN, penalties=(), technique=Technique(0.2, 0.05))
     assert str(both) == "Mixup(0.2) + SAM(0.05), 100 labels of digits, seed 7"
+    more = put(RUN, {"split.unlabelled": 50})
+    assert str(more) == "SpectReg(0.03), 100 labels of digits and 50 unlabelled inputs, seed 7"
     assert str(Penalty("JacReg", 1.0, (("samples", 2),))) == "JacReg(1, samples=2)"
 
 

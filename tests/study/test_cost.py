@@ -40,6 +40,8 @@ OTHER = [
     {"data.name": "mnist"},
     {"penalties.0.preset": "FrobReg"},
     {"penalties.0.options": (("samples", 2),)},
+    {"split.unlabelled": 50},
+    {"split.unlabelled": 50, "schedule.unlabelled_batch": 5},
 ]
 
 

@@ -376,6 +376,12 @@ def test_techniques_cannot_be_divided(technique: Technique) -> None:
         SharedTraining(run, divide(run, dataset("digits")), 10, Group(0, 2, "cpu"))
 
 
+def test_unlabelled_inputs_are_not_divided() -> None:
+    run = put(replace(BASELINE, penalties=(Penalty("SpectReg", 0.1),)), {"split.unlabelled": 50})
+    with pytest.raises(StudyError, match=r"unlabelled inputs are not divided among .* write split.unlabelled=0, or"):
+        SharedTraining(run, divide(run, dataset("digits")), 10, Group(0, 2, "cpu"))
+
+
 class Of(nn.Module):
     """A network of a function."""
 

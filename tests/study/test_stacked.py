@@ -277,6 +277,14 @@ def test_techniques_are_not_stacked(technique: Technique) -> None:
         train_stacked(varied(replace(BASELINE, technique=technique)), DIGITS)
 
 
+def test_unlabelled_inputs_are_not_stacked() -> None:
+    run = put(replace(BASELINE, penalties=CASES["SpectReg"]), {"split.unlabelled": 50})
+    with pytest.raises(StackError, match=r"takes labelled examples alone, and no unlabelled inputs; .*without --stack"):
+        train_stacked(varied(run), DIGITS)
+    tasks = [Task(each, Path("runs")) for each in varied(run, 2)]
+    assert [len(Stacks(deque(tasks), 2).popleft()) for _ in range(2)] == [1, 1]
+
+
 @pytest.mark.parametrize(
     ("penalty", "message"),
     [
@@ -285,6 +293,10 @@ def test_techniques_are_not_stacked(technique: Technique) -> None:
         (
             Penalty("GradientPenalty", 0.01, (("projection", "TopK"),)),
             "GradientPenalty.* looks at more than each example by itself",
+        ),
+        (
+            Penalty("SpectReg", 0.01, (("site", "layers.1"),)),
+            r"SpectReg.*site=Hidden\('layers.1'\).* looks at activations within the network",
         ),
         (Penalty("TangentProp", 0.01), "the projection Tangents of 'tangentprop' cannot be drawn for several runs"),
     ],

@@ -1,14 +1,18 @@
 """Penalties of a run by their names and plain options."""
 
+import copy
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from runs_for_tests import SIN
+import torch
+from runs_for_tests import BASELINE, SIN
 
 import gradreg as gr
 from gradreg.study.config import Penalty, StudyError
+from gradreg.study.grid import put
 from gradreg.study.terms import SLOTS, build_penalties, build_penalty
+from gradreg.study.train import Training, dataset, divide
 
 
 @pytest.mark.parametrize(
@@ -32,6 +36,10 @@ from gradreg.study.terms import SLOTS, build_penalties, build_penalty
         (Penalty("JacobianPenalty", 0.1, (("magnitude", "L2"),)), "magnitude='L2': 'L2' is not known"),
         (Penalty("JacobianPenalty", 0.1, (("projection", "TopK"), ("k", 0))), "TopK got k=0; expected a whole number"),
         (Penalty("JacobianPenalty", 0.1, (("k", 2),)), "unexpected keyword argument 'k'"),
+        (Penalty("SpectReg", 0.1, (("site", "a,"),)), "site='a,'; expected names of the network's submodules, such as"),
+        (Penalty("SpectReg", 0.1, (("site", 3),)), "site=3; expected names of the network's submodules"),
+        (Penalty("SpectReg", 0.1, (("site", "a,a"),)), "Hidden got 'a' 2 times"),
+        (Penalty("ConfidencePenalty", 0.1, (("site", "a"),)), "unexpected keyword argument 'site'"),
         (Penalty("SpectReg", 0.1, (("projection", "TopK"),)), "unexpected keyword argument 'projection'"),
     ],
 )
@@ -70,6 +78,28 @@ def test_several_slots_are_filled_at_once() -> None:
     )
 
 
+@pytest.mark.parametrize(("names", "expected"), [("a.1", ("a.1",)), ("a.1, b", ("a.1", "b"))])
+def test_site_names_submodules(names: str, expected: tuple[str, ...]) -> None:
+    penalty = Penalty("SpectReg", 0.5, (("site", names),))
+    found = build_penalty(penalty)
+    assert isinstance(found, gr.SpectReg)
+    assert found.site == gr.Hidden(*expected)
+    assert str(penalty) == f"SpectReg(0.5, site={names})"
+
+
+def test_penalty_at_a_site_is_that_of_the_activations_there() -> None:
+    """A run's step against the library's own penalty; a name that the network lacks is told with those that it has."""
+    run = replace(BASELINE, penalties=(Penalty("FrobReg", 0.5, (("site", "layers.4"),)),))
+    training = Training(run, divide(run, dataset("digits")), 10)
+    model, x = copy.deepcopy(training.model), training.x[:20]
+    rows = gr.dense.jacobian(model.double(), x.double(), site=gr.Hidden("layers.4"))
+    found = training.advance(torch.arange(20)).terms["frobreg"].item()
+    assert found == pytest.approx(0.5 * rows.square().sum((1, 2)).mean().item(), rel=1e-5)
+    wrong = put(run, {"penalties.0.options": (("site", "layers.44"),)})
+    with pytest.raises(ValueError, match=r"'layers\.44'"):
+        Training(wrong, divide(wrong, dataset("digits")), 10).advance(torch.arange(20))
+
+
 def test_the_slots_hold_all_that_needs_nothing_but_plain_arguments() -> None:
     """What is missing takes functions, tensors or other objects."""
     kinds = {"engine": gr.Engine, "target": gr.Target, "projection": gr.Projection, "magnitude": gr.Magnitude}
@@ -78,6 +108,24 @@ def test_the_slots_hold_all_that_needs_nothing_but_plain_arguments() -> None:
         known = {p.__name__ for p in public if isinstance(p, type) and issubclass(p, kind) and p is not kind}
         missing = known - {k.__name__ for k in SLOTS[slot]}
         assert missing <= {"FunctionOf", "Loss", "Tangents", "DistanceToGradients", "DistanceToTeacher", "Masked"}
+
+
+@pytest.mark.parametrize(
+    ("penalties", "message"),
+    [
+        ((), r"split.unlabelled=50 asks for unlabelled inputs, but there is no penalty, and nothing would look at"),
+        ((Penalty("DoubleBack", 3.0),), r"but DoubleBack\(3\) cannot do without labels, .*; use SpectReg, FrobReg or"),
+    ],
+    ids=["none", "DoubleBack"],
+)
+def test_unlabelled_inputs_that_no_penalty_looks_at_are_refused(penalties: Any, message: str) -> None:
+    with pytest.raises(StudyError, match=message):
+        build_penalties(put(replace(BASELINE, penalties=penalties), {"split.unlabelled": 50}))
+
+
+def test_one_penalty_that_needs_no_labels_is_enough_for_unlabelled_inputs() -> None:
+    both = replace(BASELINE, penalties=(Penalty("DoubleBack", 3.0), Penalty("SpectReg", 0.1)))
+    assert [p.needs_labels for p in build_penalties(put(both, {"split.unlabelled": 50}))] == [True, False]
 
 
 @pytest.mark.parametrize("preset", ["JacReg", "ConfidencePenalty", "LabelSmoothing", "RightReasons"])

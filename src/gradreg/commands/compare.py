@@ -63,6 +63,9 @@ class Compare(Doing):
     train_size: int | None = None
     """Number of labelled training points. Default: 100 (digits), 2000 (mnist, cifar10), 20000 (cifar100), 10000
     (tinyimagenet), else all that are left."""
+    unlabelled: int = 0
+    """Number of further training points whose inputs alone are used, by the penalties that need no labels: each is then
+    the mean over labelled and unlabelled inputs of a step, as many of these as of those."""
     seeds: int | None = None
     """Number of final runs of each method. Default: 10 (digits), else 5."""
     tuning_seeds: int | None = None
@@ -94,6 +97,8 @@ def run_compare(options: Compare) -> None:
     for name in ("train_size", "seeds", "tuning_seeds", "steps", "batch_size"):
         if (value := getattr(options, name)) is not None:
             positive(value, "--" + name.replace("_", "-"))
+    if options.unlabelled < 0:
+        raise StudyError(f"--unlabelled got {options.unlabelled}; expected a whole number >= 0.")
     if options.learning_rate is not None and not options.learning_rate > 0:
         raise StudyError(f"--learning-rate got {options.learning_rate}; expected a number > 0.")
     if options.unbalanced and options.train_size is None:
@@ -166,7 +171,7 @@ def _built_in(options: Compare) -> Loaded:
     run = _with(replace(run, split=split), options)
     words = options.methods or getattr(module, "USUAL", ())
     chosen = sized_methods(methods(words, module.GRIDS, run, getattr(module, "MORE_GRIDS", None)), options.scale)
-    study = _with_seeds(replace(module.STUDY, arms=arms(run, chosen)), options)
+    study = _with_seeds(replace(module.STUDY, arms=arms(run, chosen, options.unlabelled)), options)
     return Loaded(study, data_notes(study))
 
 
@@ -178,6 +183,10 @@ def _own_study(options: Compare, store: Store, console: Console) -> Loaded:
         raise StudyError(
             f"there is no data set {options.data!r}: expected {', '.join(BUILT_IN)}, or the path of your own folder of "
             "class folders, .zip or .npz."
+        )
+    if options.unlabelled and options.train_size is None:
+        raise StudyError(
+            "--unlabelled takes points that training leaves; without --train-size, training takes all of your own data."
         )
     with console.status(f"reading {path}"):
         facts = own_data(path, store, image_size=options.image_size)
@@ -200,7 +209,7 @@ def _own_study(options: Compare, store: Store, console: Console) -> Loaded:
         f"{run.schedule.batch_size}",
         highlight=False,
     )
-    study = _with_seeds(_own.own_study(facts, run, chosen), options)
+    study = _with_seeds(_own.own_study(facts, run, chosen, options.unlabelled), options)
     for other in kept_studies(store):
         if other.name == study.name and other.arms[0].run.data != run.data:  # of another folder of the same name
             study = replace(study, name=f"{study.name}-{facts.content[:6]}")
@@ -239,6 +248,7 @@ def _command(options: Compare) -> str:
     for name in ("model", "image_size", "train_size", "seeds", "tuning_seeds", "steps", "batch_size", "learning_rate"):
         if (value := getattr(options, name)) is not None:
             words += ["--" + name.replace("_", "-"), str(value)]
+    words += ["--unlabelled", str(options.unlabelled)] if options.unlabelled else []
     words += ["--unbalanced"] if options.unbalanced else []
     words += ["--methods", *options.methods] if options.methods else []
     words += ["--scale", options.scale] if options.scale != "paper" else []

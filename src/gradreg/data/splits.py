@@ -27,6 +27,7 @@ class Split:
         validation_x, validation_y: for choosing weights.
         test_x, test_y: for the final table; None unless asked for, so that nothing else can look at them.
         mean, std: of the training part, (C,) or (D,); 0 and 1 where the data set is not to be standardized.
+        unlabelled_x: further training points, without labels; None unless asked for.
     """
 
     x: Tensor
@@ -37,6 +38,7 @@ class Split:
     std: Tensor
     test_x: Tensor | None = None
     test_y: Tensor | None = None
+    unlabelled_x: Tensor | None = None
 
     def prepared(self, points: Tensor) -> Tensor:
         """Points of one of the parts as a network takes them: bytes are standardized, others are already."""
@@ -53,6 +55,7 @@ def split(
     balanced: bool = True,
     with_test: bool = False,
     test_points: int = 0,
+    unlabelled: int = 0,
 ) -> Split:
     """Draws a training subset; validation and test points are the same for every seed.
 
@@ -66,6 +69,9 @@ def split(
         balanced: the same number of each class; else the first of a shuffle, as the paper's published scripts.
         with_test: whether to hand the test points out.
         test_points: hand out so many of them, the first; 0: all.
+        unlabelled: number of unlabelled points, the next of the seed's shuffle: of those that are neither training,
+            validation nor test points. Their labels are not handed out; only a balanced draw of the training points
+            looks at the labels of all that it draws from.
 
     Raises:
         DataError: more points asked for than there are, test points of a data set without any, or the same number of
@@ -77,7 +83,7 @@ def split(
         >>> parts.x.shape
         torch.Size([100, 1, 8, 8])
     """
-    parts = indices(data, train_size, validation_size, test_size, seed=seed, balanced=balanced)
+    parts = indices(data, train_size, validation_size, test_size, seed=seed, balanced=balanced, unlabelled=unlabelled)
     x, y = data.x[parts.train], data.y[parts.train]
     if data.twin:
         x, y = scaled(x), torch.cat([y, y])
@@ -104,6 +110,7 @@ def split(
         std=std,
         test_x=test_x,
         test_y=test_y,
+        unlabelled_x=ready(data.x[parts.unlabelled]) if unlabelled else None,
     )
 
 
@@ -159,12 +166,20 @@ class Indices:
     train: Tensor
     validation: Tensor
     test: Tensor
+    unlabelled: Tensor
 
 
 def indices(
-    data: Dataset, train_size: int, validation_size: int, test_size: int, *, seed: int, balanced: bool = True
+    data: Dataset,
+    train_size: int,
+    validation_size: int,
+    test_size: int,
+    *,
+    seed: int,
+    balanced: bool = True,
+    unlabelled: int = 0,
 ) -> Indices:
-    """Positions of the three parts; see `split`."""
+    """Positions of the parts; see `split`."""
     if balanced and not data.classes:
         raise DataError(
             f"balanced=True, but the labels of {data.name} are numbers, not classes; write balanced=False, which takes "
@@ -191,7 +206,14 @@ def indices(
             f"are held out for validation and test; expected 1 to {len(rest)}."
         )
     train = _balanced(data, shuffled, train_size) if balanced else shuffled[:train_size]
-    return Indices(train, held_out[test_size:], held_out[:test_size])
+    left = len(rest) - train_size
+    if not 0 <= unlabelled <= left:
+        raise DataError(
+            f"unlabelled={unlabelled} is out of range: of the {len(data.y)} {kind} of {data.name}, {len(held_out)} are "
+            f"held out for validation and test and {train_size} are for training; expected 0 to {left}."
+        )
+    others = shuffled[~torch.isin(shuffled, train)][:unlabelled]
+    return Indices(train, held_out[test_size:], held_out[:test_size], others)
 
 
 def _balanced(data: Dataset, shuffled: Tensor, train_size: int) -> Tensor:

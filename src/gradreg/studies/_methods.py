@@ -76,6 +76,8 @@ VARIANTS: dict[str, dict[str, str]] = {
     "lenet5": {"nodropout": "lenet5-plain", "batchnorm": "lenet5-batchnorm"},
     "small-cnn": {"dropout": "small-cnn-dropout", "batchnorm": "small-cnn-batchnorm"},
 }
+# Penalties that cannot be taken on unlabelled inputs, or that look at weights alone.
+OF_LABELLED = ("doubleback", "trueclass", "l1doubleback", "datagrad", "scaleable", "spectralnorm")
 # Only images have them.
 OF_IMAGES = ("tangentprop",)
 
@@ -171,13 +173,31 @@ def _lacking(name: str, run: Run) -> str:
     return ""
 
 
-def arms(run: Run, chosen: Sequence[Method]) -> tuple[Arm, ...]:
+def arms(run: Run, chosen: Sequence[Method], unlabelled: int = 0) -> tuple[Arm, ...]:
     """The baseline, then each method.
 
+    Args:
+        run: the baseline's.
+        chosen: the methods.
+        unlabelled: number of unlabelled inputs for the penalties that need no labels; the other methods have none.
+
     Raises:
-        StudyError: a method that the network cannot have.
+        StudyError: a method that the network cannot have; unlabelled inputs that no method looks at.
     """
-    return (Arm("Baseline", run), *(_arm(run, method) for method in chosen))
+    semi = [METHODS[name] for name in METHODS if METHODS[name].preset and name not in OF_LABELLED] if unlabelled else []
+    found = [_with_unlabelled(_arm(run, m), unlabelled) if m.kind in semi else _arm(run, m) for m in chosen]
+    if unlabelled and not any(method.kind in semi for method in chosen):
+        named = ", ".join(method.kind.name for method in chosen)
+        raise StudyError(
+            f"--unlabelled got {unlabelled}, but of the methods ({named}) none is a penalty on inputs that needs no "
+            "labels; write --methods spectreg beside them."
+        )
+    return (Arm("Baseline", run), *found)
+
+
+def _with_unlabelled(arm: Arm, unlabelled: int) -> Arm:
+    run = replace(arm.run, split=replace(arm.run.split, unlabelled=unlabelled))
+    return replace(arm, name=f"{arm.name} + unlabelled", run=run)
 
 
 def _arm(run: Run, method: Method) -> Arm:

@@ -72,13 +72,13 @@ def default_model(shape: tuple[int, ...]) -> str:
     return "convnet" if len(shape) == 3 and min(shape[1:]) >= 8 else "mlp"
 
 
-def own_study(facts: Facts, run: Run, chosen: list[Method]) -> Study:
+def own_study(facts: Facts, run: Run, chosen: list[Method], unlabelled: int = 0) -> Study:
     """Baseline and methods on the user's own data."""
     name = "".join(c if c.isalnum() or c in "-_" else "-" for c in facts.name).strip("-") or "data"
     return Study(
         name=name,
         title=facts.name,
-        arms=arms(run, chosen),
+        arms=arms(run, chosen, unlabelled),
         seeds=5,
         tuning_seeds=1,
         about=f"Which gradient regularizer serves best on {facts.name}, {facts.points} points of {facts.classes} "

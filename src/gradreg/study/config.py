@@ -44,12 +44,15 @@ class Split:
         train_size, validation_size: numbers of points.
         test_size: 0 where the data set has a test set of its own.
         balanced: the same number of each class; else the first of a shuffle.
+        unlabelled: number of further training points of which the inputs alone are used, by the penalties that need no
+            labels.
     """
 
     train_size: int
     validation_size: int
     test_size: int = 0
     balanced: bool = True
+    unlabelled: int = 0
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,7 @@ class Schedule:
         milestones: parts of the steps after which the learning rate is multiplied by ``factor``.
         until: the step to stop at and measure, in a search that gives up early on what looks bad; the learning rate
             is still that of ``steps``. 0: to the end.
+        unlabelled_batch: unlabelled inputs in each step, of `Split.unlabelled`; 0: as many as labelled examples.
     """
 
     steps: int
@@ -100,6 +104,7 @@ class Schedule:
     milestones: tuple[float, ...] = (0.5, 0.75)
     factor: float = 0.1
     until: int = 0
+    unlabelled_batch: int = 0
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,8 @@ class Penalty:
         weight: what it is multiplied by.
         options: its other plain arguments, such as ``(("every", 8), ("samples", 2))``; ``engine``, ``projection``,
             ``magnitude`` and ``target`` name what is in that slot, whose own arguments stand beside it:
-            ``(("engine", "FiniteDifference"), ("step", 0.1))``.
+            ``(("engine", "FiniteDifference"), ("step", 0.1))``; ``site`` names submodules of the network, with commas
+            between several, at whose activations derivatives are taken: ``(("site", "features.2"),)``.
     """
 
     preset: str
@@ -206,12 +212,17 @@ class Run:
         """Penalties and techniques in words, empty without: "SpectReg(0.03) + Mixup(0.2)"."""
         return " + ".join([*map(str, self.penalties), *filter(None, [str(self.technique)])])
 
+    @property
+    def unlabelled(self) -> str:
+        """The unlabelled inputs in words, to go behind the data's name; empty without."""
+        return f" and {self.split.unlabelled} unlabelled inputs" if self.split.unlabelled else ""
+
     def as_dict(self) -> dict[str, Any]:
         """The fields as plain data."""
         return dataclasses.asdict(self)
 
     def __str__(self) -> str:
-        data = f"{self.split.train_size} {self.metric.examples} of {self.data.name}"
+        data = f"{self.split.train_size} {self.metric.examples} of {self.data.name}{self.unlabelled}"
         return f"{self.terms or 'no penalty'}, {data}, seed {self.seed}"
 
 
@@ -252,6 +263,7 @@ def out_of_range(run: Run) -> list[str]:
         ("split.train_size", split.train_size, split.train_size >= 1, ">= 1"),
         ("split.validation_size", split.validation_size, split.validation_size >= 0, ">= 0"),
         ("split.test_size", split.test_size, split.test_size >= 0, ">= 0"),
+        ("split.unlabelled", split.unlabelled, split.unlabelled >= 0, ">= 0"),
         ("optimizer.learning_rate", optimizer.learning_rate, optimizer.learning_rate > 0, "> 0"),
         ("optimizer.momentum", optimizer.momentum, 0 <= optimizer.momentum < 1, ">= 0 and < 1"),
         ("optimizer.weight_decay", optimizer.weight_decay, optimizer.weight_decay >= 0, ">= 0"),
@@ -264,6 +276,12 @@ def out_of_range(run: Run) -> list[str]:
             "parts from 0 to 1",
         ),
         ("schedule.until", schedule.until, 0 <= schedule.until <= schedule.steps, f"0 to {schedule.steps}"),
+        (
+            "schedule.unlabelled_batch",
+            schedule.unlabelled_batch,
+            0 <= schedule.unlabelled_batch <= max(0, split.unlabelled),
+            "0 to split.unlabelled",
+        ),
         ("loss_factor", run.loss_factor, run.loss_factor > 0, "> 0"),
         ("technique.mixup", run.technique.mixup, run.technique.mixup >= 0, ">= 0"),
         ("technique.sam", run.technique.sam, run.technique.sam >= 0, ">= 0"),

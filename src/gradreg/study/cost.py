@@ -25,8 +25,11 @@ def step_id(run: Run) -> str:
     """What decides the time of a step: neither weights nor seeds nor the number of steps."""
     terms = [(penalty.preset, meaning(penalty.options)) for penalty in run.penalties]
     parts = [meaning(run.data), meaning(run.model), run.optimizer.name, run.schedule.batch_size, terms]
-    used = list(run.technique.used)
-    return digest([*parts, used] if used else parts)
+    if used := list(run.technique.used):
+        parts.append(used)
+    if run.split.unlabelled:
+        parts.append(f"{run.schedule.unlabelled_batch or run.schedule.batch_size} unlabelled")
+    return digest(parts)
 
 
 def known_seconds(runs: Iterable[Run], store: Store) -> dict[str, float]:
@@ -59,7 +62,8 @@ def time_steps(timing: Timing) -> dict[str, float] | str:
     import torch
 
     from gradreg.data.dataset import DataError
-    from gradreg.study.train import Training, batches, dataset, divide
+    from gradreg.study.batches import batches
+    from gradreg.study.train import Training, dataset, divide
 
     store = Store(timing.store)
     steps: dict[str, Callable[[], object]] = {}

@@ -202,6 +202,11 @@ class SharedTraining(Training):
                 f"{run.technique} mixes the examples of a batch or moves the parameters by its gradient, of which each "
                 "of several processes would have only its share; train on one process, without torchrun."
             )
+        if run.split.unlabelled:
+            raise StudyError(
+                "unlabelled inputs are not divided among processes; write split.unlabelled=0, or train on one process, "
+                "without torchrun."
+            )
         super().__init__(run, parts, classes, group.device)
         self.share = Share(group.rank, group.world)
         gpus = [self.device] if self.device.type == "cuda" else []

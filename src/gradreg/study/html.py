@@ -278,7 +278,7 @@ def _setting(run: Run) -> str:
     decay = f", weight decay {o.weight_decay:g}" if o.weight_decay else ""
     return (
         f"{run.terms or 'no penalty'}; {run.split.train_size} "
-        f"{run.metric.examples} of {run.data.name}; "
+        f"{run.metric.examples} of {run.data.name}{run.unlabelled}; "
         f"{run.model.name}; {o.name}, learning rate {number(o.learning_rate)}{decay}; {s.steps} steps of {s.batch_size}"
     )
 

@@ -113,6 +113,8 @@ class StackedTraining:
             raise StackError(
                 f"{first.run.technique} takes a batch or a step of one run at a time, which a stack does not; {ALONE}."
             )
+        if first.run.split.unlabelled:
+            raise StackError(f"a step of a stack takes labelled examples alone, and no unlabelled inputs; {ALONE}.")
         if any(member.training.x.dtype == torch.uint8 for member in members):
             raise StackError(f"the training images are too many to be kept as numbers for each run; {ALONE}.")
         self.device = first.device

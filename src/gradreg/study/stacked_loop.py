@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from gradreg.data.dataset import Dataset
+from gradreg.study.batches import batches
 from gradreg.study.config import Run, StudyError
 from gradreg.study.stacked import Member, StackedResult, StackedTraining
-from gradreg.study.train import LOOK_EVERY, StoppedError, Watch, batches, look, marks_of, measure
+from gradreg.study.train import LOOK_EVERY, StoppedError, Watch, look, marks_of, measure
 
 
 @dataclass(frozen=True)

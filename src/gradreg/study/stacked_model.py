@@ -193,6 +193,8 @@ def stacked_penalty(penalty: gr.Penalty, model: nn.Module, generators: Sequence[
         )
     if not isinstance(penalty, gr.JacobianPenalty):
         return penalty
+    if isinstance(penalty.site, gr.Hidden):
+        raise StackError(f"{penalty!r} looks at activations within the network, which in a stack are hidden; {ALONE}.")
     engine = penalty.engine
     if isinstance(engine, gr.FiniteDifference) and engine.step is None:
         raise StackError(

@@ -45,7 +45,8 @@ class Stacks:
             return (self.alone.popleft(),)
         first = self.queue.popleft()
         kind = stack_kind(first.run)
-        if (kind, first.run.split.train_size) in self.refused:
+        # Unlabelled inputs are refused too, and so many that they are not to be read for each run of a stack in vain.
+        if first.run.split.unlabelled or (kind, first.run.split.train_size) in self.refused:
             return (first,)
         alike = [
             task

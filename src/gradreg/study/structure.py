@@ -30,7 +30,7 @@ def structure(value: Any, kind: type[T], what: str) -> T:
     Example:
         >>> from gradreg.study.config import Split
         >>> structure({"train_size": 100, "validation_size": 400}, Split, "the split")
-        Split(train_size=100, validation_size=400, test_size=0, balanced=True)
+        Split(train_size=100, validation_size=400, test_size=0, balanced=True, unlabelled=0)
     """
     import cattrs
 

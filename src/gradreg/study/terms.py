@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 import gradreg as gr
-from gradreg.study.config import Penalty, Run, StudyError
+from gradreg.study.config import Penalty, Run, Scalar, StudyError
 from gradreg.study.metric import ACCURACY
 from gradreg.study.suggest import unknown
 
@@ -24,14 +24,26 @@ SLOTS: dict[str, tuple[type, ...]] = {
 
 
 def build_penalties(run: Run) -> list[gr.Penalty]:
-    """The penalties of a run, with their weights as parts of the task's."""
+    """The penalties of a run, with their weights as parts of the task's.
+
+    Raises:
+        StudyError: a penalty cannot be made, or is not for such data; unlabelled inputs that no penalty looks at.
+    """
     unfit = [p.preset for p in run.penalties if p.preset in OF_CLASSES] if run.metric is not ACCURACY else []
     if unfit:
         raise StudyError(
             f"{unfit[0]} measures the probabilities of classes, but the labels of {run.data.name} are numbers; use "
             "SpectReg, FrobReg or DoubleBack."
         )
-    return [build_penalty(replace(p, weight=p.weight / run.loss_factor)) for p in run.penalties]
+    found = [build_penalty(replace(p, weight=p.weight / run.loss_factor)) for p in run.penalties]
+    if run.split.unlabelled and all(penalty.needs_labels for penalty in found):
+        named = " and ".join(map(str, run.penalties))
+        why = f"{named} cannot do without labels" if named else "there is no penalty"
+        raise StudyError(
+            f"split.unlabelled={run.split.unlabelled} asks for unlabelled inputs, but {why}, and nothing would look at "
+            "them; use SpectReg, FrobReg or JacReg, or write split.unlabelled=0."
+        )
+    return found
 
 
 def build_penalty(penalty: Penalty) -> gr.Penalty:
@@ -40,6 +52,8 @@ def build_penalty(penalty: Penalty) -> gr.Penalty:
     Example:
         >>> build_penalty(Penalty("JacobianPenalty", 0.1, (("projection", "TopK"), ("k", 2))))
         JacobianPenalty(0.1, projection=TopK(k=2))
+        >>> build_penalty(Penalty("SpectReg", 0.1, (("site", "features.2"),)))
+        SpectReg(0.1, projection=Normal(samples=1, per='example', side='output'), site=Hidden('features.2'))
     """
     kinds: dict[str, Callable[..., gr.Penalty]] = {
         name: kind
@@ -55,9 +69,21 @@ def build_penalty(penalty: Penalty) -> gr.Penalty:
         for slot in SLOTS:
             if slot in options:
                 options[slot] = _slot(slot, options)
+        if "site" in options:
+            options["site"] = _site(options["site"])
         return kinds[penalty.preset](penalty.weight, **options)
     except (TypeError, ValueError) as error:
         raise StudyError(f"{penalty} cannot be made: {error}") from error
+
+
+def _site(names: Scalar) -> gr.Hidden:
+    """The activations of submodules that are named, with commas between several."""
+    if not isinstance(names, str) or not all(name.strip() for name in names.split(",")):
+        raise ValueError(
+            f"site={names!r}; expected names of the network's submodules, such as features.2 or features.2,features.5, "
+            "or none at all for the input"
+        )
+    return gr.Hidden(*(name.strip() for name in names.split(",")))
 
 
 def _slot(slot: str, options: dict[str, Any]) -> Any:

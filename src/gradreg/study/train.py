@@ -3,7 +3,7 @@
 import io
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import islice
@@ -21,6 +21,7 @@ from gradreg.data.dataset import Dataset
 from gradreg.data.loaders import LOADERS
 from gradreg.data.own import load_pack
 from gradreg.data.splits import Split, split
+from gradreg.study.batches import Unlabelled, batches
 from gradreg.study.compiled_steps import compiled_step
 from gradreg.study.config import Run, StudyError, Technique
 from gradreg.study.function import learned_function
@@ -100,6 +101,7 @@ def divide(run: Run, data: Dataset) -> Split:
         balanced=run.split.balanced,
         with_test=run.protocol.measure == "test",
         test_points=run.protocol.test_points,
+        unlabelled=run.split.unlabelled,
     )
 
 
@@ -120,6 +122,7 @@ class Training:
         self.x, self.y = parts.x.to(self.device), parts.y.to(self.device)
         if self.x.dtype != torch.uint8:  # of which `inputs` lays out each batch, to have one copy of them all
             self.x = channels_last(self.x)
+        self.unlabelled = Unlabelled(run, parts, self.device)
         torch.manual_seed(_random.generator_for(run.seed, "initialization").initial_seed())
         self.model = build_model(run, tuple(parts.x.shape[1:]), outputs).to(self.device)
         self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -139,28 +142,32 @@ class Training:
     def advance(self, chosen: Tensor) -> gr.Result:
         """One step on the examples at these positions."""
         chosen = self.share_of(chosen).to(self.device)
-        x, y = self.inputs(chosen), self.y[chosen]
+        x, y, more = self.inputs(chosen), self.y[chosen], self.unlabelled.take()
+        more = None if more is None else channels_last(self.parts.prepared(more))
         if self.compiled is not None:
-            result = self.compiled(x, y, generator=self.projections, step=self.step)
+            result = self.compiled(x, y, unlabeled=more, generator=self.projections, step=self.step)
         else:
-            result = self._gradients(x, y)
+            result = self._gradients(x, y, more)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.scheduler.step()
         self.step += 1
         return result
 
-    def _technique(self, technique: Technique, outputs: int) -> Callable[[Tensor, Tensor], gr.Result]:
-        """What gives the parameters their gradients for a batch; returns the result."""
+    def _technique(self, technique: Technique, outputs: int) -> Callable[[Tensor, Tensor, Tensor | None], gr.Result]:
+        """What gives the parameters their gradients for a batch and unlabelled inputs; returns the result."""
         factor = self.run.loss_factor  # the penalties' weights are parts of the task's, so what is noted is a mean loss
         mixed = gr.Mixup(self.objective, technique.mixup, classes=outputs) if technique.mixup > 0 else None
         if technique.sam > 0:
             sam = gr.SAM(mixed or self.objective, self.model, technique.sam)
-            return lambda x, y: sam(x, y, generator=self.projections, step=self.step, factor=factor)
+            return lambda x, y, more: sam(
+                x, y, unlabeled=more, generator=self.projections, step=self.step, factor=factor
+            )
 
-        def gradients(x: Tensor, y: Tensor) -> gr.Result:
+        def gradients(x: Tensor, y: Tensor, more: Tensor | None) -> gr.Result:
             # The objective and what it calls may have been exchanged since: `gradreg.study.distributed`.
-            result = (mixed or self.objective)(self.called, x, y, generator=self.projections, step=self.step)
+            objective = mixed or self.objective
+            result = objective(self.called, x, y, unlabeled=more, generator=self.projections, step=self.step)
             (factor * result.total).backward()
             return result
 
@@ -207,6 +214,7 @@ class Training:
         if kept["cuda"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(kept["cuda"], self.device)
         self.step, self.seconds = kept["step"], kept["seconds"]
+        self.unlabelled.start(self.step)
         # A run that stopped earlier looked at its last step, where this one may not.
         self.recent = [(s, v) for s, v in kept["recent"] if s % LOOK_EVERY == 0 or s == self.run.steps]
 
@@ -411,14 +419,3 @@ def build_scheduler(run: Run, optimizer: torch.optim.Optimizer) -> torch.optim.l
     schedule = run.schedule
     milestones = [int(part * schedule.steps) for part in schedule.milestones]
     return torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=schedule.factor)
-
-
-def batches(size: int, run: Run) -> Iterator[Tensor]:
-    """Positions of each step's examples: shuffled passes over the data, joined end to end."""
-    generator = _random.generator_for(run.seed, "batches")
-    queue = torch.empty(0, dtype=torch.int64)
-    for _ in range(run.steps):
-        while len(queue) < run.schedule.batch_size:
-            queue = torch.cat([queue, torch.randperm(size, generator=generator)])
-        yield queue[: run.schedule.batch_size]
-        queue = queue[run.schedule.batch_size :]

@@ -11,21 +11,21 @@ from rich.table import Table
 from rich.text import Text
 
 from gradreg.study.config import Run
+from gradreg.study.field import MISSING, corrected, field, field_header, measures, score, spread
 from gradreg.study.grid import Tpe
 from gradreg.study.metric import Metric
-from gradreg.study.profile import NONE, meaning
+from gradreg.study.profile import NONE
 from gradreg.study.statistics import Estimate, estimate
 from gradreg.study.summary import Group, Pair, Row, Summary
 from gradreg.study.verdict import better, corrected_p, counts, first_line, known, number, others, p_text, verdict
 
-MISSING = "X"
 PAIRS_HEADER = ("first", "second", "first - second", "p")
 
 
 def header(summary: Summary) -> tuple[str, ...]:
     """Names of the columns; the paper's only where the study has its numbers."""
     paper = ("paper", "ours - paper") if has_paper(summary) else ()
-    return ("method", "weight", summary.metric.header, "difference", _corrected(summary), "||J||", "cost", *paper)
+    return ("method", "weight", summary.metric.header, "difference", corrected(summary), "||J||", "cost", *paper)
 
 
 SLOPES_HEADER = ("method", "slope at the points", "between them", "between / at")
@@ -46,52 +46,6 @@ def _mean_text(values: Sequence[float]) -> str:
     """Mean and sample standard deviation of numbers of any size."""
     found = estimate(values)
     return f"{found.mean:.3g}" + ("" if math.isnan(found.sd) else f" ({found.sd:.2g})")
-
-
-def field_header(summary: Summary) -> tuple[tuple[str, str], ...]:
-    """Names and units of the columns of `field`, and which is better; () where a study has no such measures."""
-    found = summary.measures
-    if not found:
-        return ()
-    better = "higher" if summary.metric.higher else "lower"
-    return (
-        ("method", ""),
-        (summary.metric.header, better),
-        (_corrected(summary), ""),
-        *((measure.header, measure.better) for measure in found),
-        ("cost", "lower"),
-    )
-
-
-def field(summary: Summary, group: Group, *, spread: bool = True) -> list[tuple[str, ...]]:
-    """The rows of a group with all that was measured of them, in the order of `field_header`.
-
-    Args:
-        summary: of the study.
-        group: one of its groups.
-        spread: with the standard deviations.
-    """
-
-    def short(text: str) -> str:
-        return text if spread else text.partition(" ")[0]
-
-    return [
-        (
-            row.arm.name,
-            short(score(summary, row)),
-            MISSING if row.score is None else p_text(row.p),
-            *(
-                MISSING if row.score is None else short(measure.cell(row.measured(measure), len(known(row))))
-                for measure in summary.measures
-            ),
-            MISSING if row.cost is None else f"{row.cost:.2f}x",
-        )
-        for row in group.rows
-    ]
-
-
-def _corrected(summary: Summary) -> str:
-    return "Bonf. p" if summary.study.correction == "bonferroni" else "Holm p"
 
 
 def has_paper(summary: Summary) -> bool:
@@ -125,15 +79,6 @@ def _with_ends(difference: Estimate, metric: Metric) -> str:
     return metric.signed(difference.mean) + ends
 
 
-def score(summary: Summary, row: Row) -> str:
-    """Mean and sample standard deviation, with the number of seeds where it is not what was asked for."""
-    if row.score is None:
-        return MISSING
-    spread = "" if math.isnan(row.score.sd) else f" ({row.metric.text(row.score.sd)})"
-    count = len(known(row))
-    return f"{row.metric.text(row.score.mean)}{spread}" + ("" if count == summary.study.seeds else f" n={count}")
-
-
 def weight(row: Row) -> str:
     """The weights of penalties and techniques, whatever else was selected by its name, and the paper's own weight."""
     paper = [] if row.arm.reported_weight is None else [f"paper {number(row.arm.reported_weight)}"]
@@ -155,12 +100,6 @@ def title(summary: Summary) -> str:
         f"{s.seeds} seed{'s' * (s.seeds > 1)}",
     ]
     return f"{s.title}: {', '.join(facts)}"
-
-
-def spread(values: Iterable[int], unit: str = "") -> str:
-    """The one value, or the smallest and the largest: "100 labels", "100 to 1000 labels"."""
-    found = sorted(set(values))
-    return f"{found[0]}{unit}" if len(found) == 1 else f"{found[0]} to {found[-1]}{unit}"
 
 
 # --- notes ------------------------------------------------------------------------------------------------------------
@@ -206,18 +145,6 @@ def measured(summary: Summary) -> list[str]:
             f"{_unit(s.metric)}"
         )
     return found
-
-
-def measures(summary: Summary) -> list[str]:
-    """What the columns of `field` are."""
-    if not summary.measures:
-        return []
-    points = spread(p for arm in summary.study.arms if (p := arm.run.protocol.profile_points) > 0)
-    over = "mean (sample standard deviation) over the seeds" if summary.study.seeds > 1 else "of one seed"
-    return [
-        f"measures: {over}, on the first {points} test points; higher, lower: which is better; "
-        + meaning(summary.measures)
-    ]
 
 
 def _unit(metric: Metric) -> str:

@@ -17,7 +17,7 @@ from gradreg.study.collect import collect
 from gradreg.study.config import Model, Penalty, Run, StudyError, digest, stack_kind
 from gradreg.study.execute import Outcome
 from gradreg.study.files import load_study, names
-from gradreg.study.grid import Grid, Study, final_runs
+from gradreg.study.grid import Grid, Study, final_runs, put
 from gradreg.study.report import cells, header, markdown
 from gradreg.study.search import progress, tuning_runs
 from gradreg.study.stacked import Member, StackedTraining

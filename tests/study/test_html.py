@@ -64,7 +64,8 @@ def text(name: str) -> str:
 
 def typeset(words: str) -> str:
     """A sentence with the signs that the page has for what is typed as - and ||."""
-    return re.sub(r"(?<![\w-])-(?=\d)", "−", words).replace("||", "‖").replace("‖_", "‖ ")
+    words = re.sub(r"(?<![\w-])-(?=\d)", "−", words).replace("||", "‖")
+    return " ".join(re.sub(r"‖_(\w)([:;,]?)", r"‖ \1 \2 ", words).split())
 
 
 def codes(name: str) -> list[str]:

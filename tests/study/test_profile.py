@@ -31,7 +31,7 @@ def expected(run: Run, network: nn.Module) -> dict[str, float]:
     assert test.test_y is not None
     x, y = test.test_x[:60], test.test_y[:60]
     z = metrics.predictions(network, x)
-    jacobians = gr.dense(network, x[:30]).flatten(2)
+    jacobians = gr.dense.jacobian(network, x[:30]).flatten(2)
     attacks = {
         "noise": metrics.GaussianNoise(NOISE),
         "FGSM": metrics.FGSM(RADIUS),

@@ -74,7 +74,7 @@ def test_without_what_it_needs_there_is_no_picture_and_no_failure(
     if harm == "no network":
         file.unlink()
     elif harm == "a damaged network":
-        spoil(file)
+        spoil(file, "truncated")
     elif harm == "no measures":
         rows = tuple(replace(row, measures={}) for row in rows)
     elif harm == "no second method":

@@ -4,7 +4,8 @@ torch is imported once there are trained networks of images.
 """
 
 import io
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any
 
 from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -81,28 +82,39 @@ def _examples(run: Run, store: Store) -> "tuple[Tensor, Tensor, Tensor]":
 
 
 def _drawn(images: "Tensor", gradients: "list[Tensor]", names: list[str], classes: list[str]) -> bytes:
-    grey = images.shape[1] == 1
-    count = len(images)
+    """The images side by side, and the gradients below them; each row is one picture, since axes take time."""
+    grey, count = images.shape[1] == 1, len(images)
+    width = images.shape[3] + max(1, images.shape[3] // 8)  # with a gap
     with rc_context({"font.size": 8, "font.family": "DejaVu Sans", "text.parse_math": False}):
-        figure = Figure(figsize=(1.6 + 0.75 * count, 2.6), dpi=130, layout="constrained")
+        figure = Figure(figsize=(1.9 + 0.75 * count, 0.3 + 0.75 * (1 + len(gradients))), dpi=130)
         FigureCanvasAgg(figure)
-        rows = figure.subplots(3, count, squeeze=False)
-        for axes in rows.flat:
+        rows = figure.subplots(1 + len(gradients), 1)
+        rows[0].imshow(_strip(images, width), cmap="gray_r", vmin=0, vmax=1)
+        for axes, found in zip(rows[1:], gradients, strict=True):
+            shown = found if grey else found.abs().amax(1, keepdim=True)
+            # Each on a scale of its own: gradients of a penalized network are smaller.
+            most = shown.abs().amax((1, 2, 3), keepdim=True)
+            low, colours = (-1, "RdBu_r") if grey else (0, "gray_r")
+            axes.imshow(_strip(shown / most.clamp(min=1e-30), width), cmap=colours, vmin=low, vmax=1)
+        for axes, name in zip(rows, ("test image", *names), strict=True):
             axes.set_xticks([])
             axes.set_yticks([])
-        for axis, image, name in zip(rows[0], images, classes, strict=True):
-            axis.imshow(image.movedim(0, -1).numpy(), cmap="gray_r", vmin=0, vmax=1)
-            axis.set_title(short(name, CLASS))
-        for line, found in zip(rows[1:], gradients, strict=True):
-            for axis, gradient in zip(line, found, strict=True):
-                # Each on a scale of its own: gradients of a penalized network are smaller.
-                most = float(gradient.abs().max())
-                if grey:
-                    axis.imshow(gradient[0].numpy(), cmap="RdBu_r", vmin=-most, vmax=most)
-                else:
-                    axis.imshow(gradient.abs().amax(0).numpy(), cmap="gray_r", vmin=0, vmax=most)
-        for line, name in zip(rows, ("test image", *names), strict=True):
-            line[0].set_ylabel(name, rotation=0, ha="right", va="center")
+            axes.spines[:].set_visible(False)
+            axes.set_ylabel(name, rotation=0, ha="right", va="center")
+        for place, name in enumerate(classes):
+            middle = place * width + (images.shape[3] - 1) / 2
+            rows[0].annotate(short(name, CLASS), (middle, -1), ha="center", va="bottom", annotation_clip=False)
+        left = 1.8 / figure.get_figwidth()
+        figure.subplots_adjust(left=left, right=0.995, top=1 - 0.3 / figure.get_figheight(), bottom=0.01, hspace=0.1)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", facecolor="white")
         return buffer.getvalue()
+
+
+def _strip(tiles: "Tensor", width: int) -> Any:
+    """Pictures (B, C, H, W) side by side, each with a gap of nothing up to a width: (H, B width), or with colours."""
+    missing = 1.0 if tiles.shape[1] == 3 else math.nan
+    whole = tiles.new_full((*tiles.shape[:3], width), missing)
+    whole[..., : tiles.shape[3]] = tiles
+    side = whole.permute(2, 0, 3, 1).flatten(1, 2)
+    return (side if tiles.shape[1] == 3 else side[..., 0]).numpy()

@@ -8,8 +8,9 @@ from typing import Any, Literal
 from runs_for_tests import SIN
 
 from gradreg.data.sin import grid, target
-from gradreg.study.config import Data, Model, Optimizer, Penalty, Run, Schedule, Split
+from gradreg.study.config import Data, Model, Optimizer, Penalty, Protocol, Run, Schedule, Split
 from gradreg.study.grid import Arm, Grid, Reported, Study, Values, final_runs
+from gradreg.study.profile import MEASURES
 from gradreg.study.summary import Curve, Found, Summary, Tried, summarize
 
 WEIGHTS = (0.01, 0.03, 0.1, 0.3)
@@ -105,6 +106,23 @@ def summary(
         for one in arms
     ]
     return summarize(asked, items, command="gradreg run a-study", environments=[ENVIRONMENT], notes=notes)
+
+
+def measured(accuracies: Mapping[str, Points], *, lost: str = "") -> Summary:
+    """A study whose runs took the measures: 0.1 and 0.01 for each seed; the first seed of an arm has no margin."""
+    arms = [arm(name, run=replace(BASE, protocol=Protocol(profile_points=250))) for name in accuracies]
+    items = []
+    for one in arms:
+        item = found(one, accuracies[one.name], cost=1.0 + (one.name != "Baseline"))
+        results = []
+        for seed, result in enumerate(item.results):
+            taken: dict[str, Any] = {measure.key: 0.1 + 0.01 * seed for measure in MEASURES}
+            if one.name == lost and seed == 0:
+                taken["input_margin"] = None
+            results.append(None if result is None else {**result, **taken})
+        items.append(replace(item, results=tuple(results)))
+    asked = study(arms, max(map(len, accuracies.values())))
+    return summarize(asked, items, command="gradreg run a-study", environments=[ENVIRONMENT])
 
 
 def errors(values: Mapping[str, Points], *, groups: Sequence[str] = ("",)) -> Summary:

@@ -54,7 +54,7 @@ WITHOUT_TORCH = (
     *("gradreg.study.store", "gradreg.study.summary", "gradreg.study.verdict", "gradreg.study.report"),
     *("gradreg.study.tables", "gradreg.study.search", "gradreg.study.execute", "gradreg.study.work"),
     *("gradreg.study.cost", "gradreg.study.sweep", "gradreg.study.stacks"),
-    *("gradreg.study.html", "gradreg.study.function_figures", "gradreg.studies.table7"),
+    *("gradreg.study.html", "gradreg.study.function_figures", "gradreg.study.saliency", "gradreg.studies.table7"),
 )
 
 

@@ -16,6 +16,7 @@ from sweeps_for_tests import session, start, times
 
 from gradreg.cli import main
 from gradreg.studies._methods import METHODS, USUAL_GRIDS
+from gradreg.study.profile import MEASURES
 from gradreg.study.trained import load
 
 SMALL = ("compare", "digits", "--steps", "200", "--seeds", "2", "--tuning-seeds", "1", "--methods", "spectreg")
@@ -98,6 +99,11 @@ def check_report(store: Path, printed: str) -> None:
         assert row["points"] == [runs[seed]["test_accuracy"] for seed in (0, 1)]
         assert row["norms"] == [runs[seed]["jacobian_norm"] for seed in (0, 1)]
         assert f"{sum(row['points']) / 2:.2f} (" in printed
+        for measure in MEASURES:
+            assert row["measures"][measure.key] == [runs[seed][measure.key] for seed in (0, 1)]
+    measures = printed[printed.index("Measures") :]
+    assert all(measure.name.split()[0] in measures for measure in MEASURES)
+    assert imread(folder / "saliency.png").shape[1] > 500
     assert baseline["cost"] == 1 < spectreg["cost"]
     assert " ".join(data["verdict"].split()) in " ".join(printed.split())
     assert data["verdict"] in (folder / "report.md").read_text()
@@ -143,6 +149,10 @@ def test_own_data_is_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "sensors: 0 runs done, 2 missing, 0 failed" in out
     classifier = load(tmp_path / "runs" / "studies" / "sensors" / "model.pt")
     assert len(classifier.predict(torch.zeros(2, 5))) == 2
+    folder = tmp_path / "runs" / "studies" / "sensors"
+    rows = json.loads((folder / "report.json").read_text())["groups"][0]["rows"]
+    assert [set(row["measures"]) for row in rows] == [{measure.key for measure in MEASURES}] * 2
+    assert not (folder / "saliency.png").exists()  # of five numbers
 
 
 def test_unlabelled_inputs_are_for_the_methods_that_need_no_labels(tmp_path: Path) -> None:

@@ -35,10 +35,11 @@ def test_all_beside_names_takes_the_others() -> None:
 
 
 def test_methods_of_old_comparisons_are_the_same_runs() -> None:
-    """Whose results are kept: their keys, written out."""
-    first, _, third = digits.STUDY.arms[1], None, mnist.STUDY.arms[2]
-    assert first.run.key == "a4a99c1c3b1bf524"
-    assert third.run.key == "f19f199414e45bc7"
+    """But for the measures of final runs: keys, written out; those of tuning runs are as they were, and so are kept."""
+    first, third = digits.STUDY.arms[1].run, mnist.STUDY.arms[2].run
+    plain = [put(run, {"protocol.profile_points": 0}) for run in (first, third)]
+    assert [run.key for run in plain] == ["a4a99c1c3b1bf524", "f19f199414e45bc7"]
+    assert [tuning_run(run, (), 0).key for run in (first, third)] == [tuning_run(run, (), 0).key for run in plain]
     assert [arm.name for arm in digits.STUDY.arms] == [
         *("Baseline", "DoubleBack", "SpectReg", "FrobReg", "JacReg", "ConfidencePenalty"),
     ]
@@ -120,6 +121,7 @@ def test_sizes() -> None:
     assert (quick.schedule.steps, smoke.schedule.steps) == (100, 5)
     assert quick == put(digits.RUN, {"schedule.steps": 100})
     assert (smoke.protocol.norm_points, smoke.split.validation_size) == (20, 400)
+    assert (quick.protocol.profile_points, smoke.protocol.profile_points) == (250, 50)
     assert sized_run(digits.RUN, "paper") == digits.RUN
     assert sized_study(digits.STUDY, "paper") == digits.STUDY
     assert [m.weights for m in sized_methods(chosen, "smoke")][:2] == [(3, 100), (0.01, 0.3)]

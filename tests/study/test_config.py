@@ -24,6 +24,7 @@ from gradreg.study.config import (
     Technique,
     digest,
     meaning,
+    out_of_range,
 )
 from gradreg.study.grid import put
 from gradreg.study.metric import ACCURACY, MSE
@@ -65,6 +66,7 @@ CHANGES: dict[str, Any] = {
     "protocol.norm_points": 100,
     "protocol.test_points": 100,
     "protocol.top_k": 5,
+    "protocol.profile_points": 500,
     "loss_factor": 25.0,
     "technique.mixup": 0.2,
     "technique.sam": 0.05,
@@ -161,7 +163,8 @@ def test_steps_are_those_that_are_taken() -> None:
 def test_run_as_plain_data_holds_every_field() -> None:
     found = json.loads(json.dumps(RUN.as_dict()))
     assert found["penalties"] == [{"preset": "SpectReg", "weight": 0.03, "options": []}]
-    assert found["protocol"] == {"measure": "test", "norm_points": 500, "test_points": 0, "top_k": 0}
+    protocol = {"measure": "test", "norm_points": 500, "test_points": 0, "top_k": 0, "profile_points": 0}
+    assert found["protocol"] == protocol
     assert set(found) == {field.name for field in fields(Run)}
 
 
@@ -180,6 +183,15 @@ def test_meaning_of_plain_values_is_themselves() -> None:
     assert meaning((("a", 1), ("b", True))) == [["a", 1], ["b", True]]
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
     assert len(digest(1)) == 16
+
+
+def test_measures_are_of_so_many_points_and_of_classes() -> None:
+    assert out_of_range(put(RUN, {"protocol.profile_points": -1})) == ["protocol.profile_points=-1; expected >= 0"]
+    sin = put(RUN, {"data.name": "sin", "protocol.profile_points": 5})
+    assert out_of_range(sin) == [
+        "protocol.profile_points=5; expected 0, since sin is a regression and the measures are those of classes"
+    ]
+    assert out_of_range(put(RUN, {"protocol.profile_points": 5})) == out_of_range(RUN) == []
 
 
 def test_own_data_is_classified_whatever_its_name() -> None:

@@ -40,6 +40,13 @@ def test_example_means_what_it_says() -> None:
     assert (spectreg.run.split.train_size, spectreg.run.schedule.steps) == (100, 200)
 
 
+def test_measures_may_be_asked_for() -> None:
+    value = form()
+    value["run"] = {**value["run"], "profile_points": 300}
+    study, _ = study_of(value, "mine.toml")
+    assert {arm.run.protocol.profile_points for arm in study.arms} == {300}
+
+
 def test_arms_may_differ_in_values_and_options_and_have_a_reported_number() -> None:
     penalties = [{"preset": "FrobReg", "weight": 1, "samples": 2}, {"preset": "DoubleBack", "weight": 0.5}]
     value = with_arm(penalties=penalties, set={"schedule.steps": 7}, reported={"mean": 97.5, "sd": 0.1})

@@ -1,5 +1,6 @@
 """The page: well-formed, of one piece, the verdict first, everything in it escaped and every command there."""
 
+import base64
 import re
 import time
 import xml.etree.ElementTree as ET
@@ -7,8 +8,9 @@ from dataclasses import replace
 from functools import cache
 
 import pytest
-from summaries_for_tests import arm, errors, found, grouped, study, summary
+from summaries_for_tests import arm, errors, found, grouped, measured, study, summary
 
+from gradreg.study.field import field, field_header
 from gradreg.study.grid import Reported
 from gradreg.study.html import html
 from gradreg.study.report import cells, notes
@@ -37,6 +39,7 @@ CASES = {
     ),
 }
 CASES |= {
+    "measures": measured({"Baseline": BASELINE, "SpectReg": SPECTREG, "FrobReg": [None, 91.0, None, None]}),
     "errors": errors(
         {"Baseline": [6.0, 7.0, 8.0, 7.0], "FrobReg": [3.0, 3.5, 4.5, 3.0], "JacReg": [450.0, 451, 449, 450]}
     ),
@@ -61,7 +64,8 @@ def text(name: str) -> str:
 
 def typeset(words: str) -> str:
     """A sentence with the signs that the page has for what is typed as - and ||."""
-    return re.sub(r"(?<![\w-])-(?=\d)", "−", words).replace("||", "‖").replace("‖_", "‖ ")
+    words = re.sub(r"(?<![\w-])-(?=\d)", "−", words).replace("||", "‖")
+    return " ".join(re.sub(r"‖_(\w)([:;,]?)", r"‖ \1 \2 ", words).split())
 
 
 def codes(name: str) -> list[str]:
@@ -133,6 +137,25 @@ def test_every_cell_note_and_command_is_there(name: str) -> None:
             assert typeset(note).lower() in flat
     assert "gradreg 0.1.0, 2026-11-25 09:00" in words
     assert case.environments[0]["commit"] in words
+
+
+def test_measures_have_a_table_of_their_own() -> None:
+    (table,) = [e for e in tree("measures").iter("table") if "measures" in (e.get("class") or "")]
+    lines = [[" ".join("".join(cell.itertext()).split()) for cell in row] for row in table.iter("tr")]
+    names = [f"{name} ({better})" if better else name for name, better in field_header(CASES["measures"])]
+    assert lines[0] == [name.replace("||J||_2", "‖J‖2") for name in names]
+    (group,) = CASES["measures"].groups
+    assert lines[1:] == [["–" if cell == "-" else cell for cell in row] for row in field(CASES["measures"], group)]
+    assert not [e for e in tree("better").iter("table") if "measures" in (e.get("class") or "")]
+
+
+def test_picture_of_gradients_is_within_the_page() -> None:
+    content = html(CASES["measures"], created="now", saliency=b"a picture")
+    root = ET.fromstring(content.partition("<!DOCTYPE html>")[2])
+    (image,) = root.iter("img")
+    assert image.get("src") == f"data:image/png;base64,{base64.b64encode(b'a picture').decode()}"
+    policy = next(m.get("content", "") for m in root.iter("meta") if m.get("http-equiv") == "Content-Security-Policy")
+    assert "img-src data:" in policy
 
 
 def test_what_is_beyond_chance_is_marked_by_more_than_a_colour() -> None:

@@ -37,7 +37,7 @@ RUN = Run(
     Optimizer(3e-3),
     Schedule(40, 20),
     (Penalty("SpectReg", 0.01),),
-    protocol=Protocol(norm_points=20),
+    protocol=Protocol(norm_points=20, profile_points=20),
 )
 # A few seconds of training.
 LONG = replace(RUN, schedule=Schedule(4000, 20), penalties=(), seed=7)

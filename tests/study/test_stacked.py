@@ -17,6 +17,7 @@ from gradreg.cli import main
 from gradreg.commands.common import Doing
 from gradreg.study.config import Model, Penalty, Run, StudyError, Technique
 from gradreg.study.grid import put
+from gradreg.study.profile import MEASURES
 from gradreg.study.source import code_hash
 from gradreg.study.stacked import Member, StackedTraining
 from gradreg.study.stacked_graph import Numbers, StepGraphs
@@ -117,6 +118,18 @@ def test_stacked_runs_are_the_runs_by_themselves(name: str, tmp_path: Path) -> N
     """In float64 with dropout, seeds, subsets and weights of each run's own, over 32 steps."""
     run = replace(own(tmp_path, EXACT_NET, put(BASELINE, {"schedule.steps": 32})), penalties=CASES[name])
     assert compared(varied(run)) < (1e-5 if "Difference" in name else 1e-7)
+
+
+def test_stacked_runs_take_the_same_measures() -> None:
+    run = put(BASELINE, {"protocol.measure": "test", "protocol.profile_points": 20, "protocol.norm_points": 5})
+    runs = varied(run, 2)
+    for one, ended in zip(runs, train_stacked(runs, DIGITS), strict=True):
+        alone, _ = train(one, DIGITS)
+        assert ended.result is not None
+        assert set(alone) == set(ended.result)
+        for measure in MEASURES:
+            step = 5.0 if measure.key.endswith("accuracy") else 0.0  # of one point in twenty
+            assert ended.result[measure.key] == pytest.approx(alone[measure.key], rel=1e-3, abs=step)
 
 
 @pytest.mark.parametrize("preset", ["FrobReg", "SpectReg", "DoubleBack"])

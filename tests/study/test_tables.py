@@ -5,10 +5,11 @@ import io
 import re
 
 import pytest
-from summaries_for_tests import errors, grouped, summary
+from summaries_for_tests import errors, grouped, measured, summary
 
 from gradreg.study.grid import Reported
 from gradreg.study.metric import ACCURACY
+from gradreg.study.profile import MEASURES
 from gradreg.study.report import header
 from gradreg.study.tables import arm_columns, csv_runs, csv_text, escape, latex, run_columns
 
@@ -35,6 +36,20 @@ def test_csv_has_a_line_for_each_arm_and_empty_cells_for_what_is_unknown() -> No
     assert (spectreg["seeds"], spectreg["values"], spectreg["paper_mean"]) == ("3", "weight=0.1", "94.0")
     assert (missing["seeds"], missing["accuracy_mean"]) == ("0", "")
     assert "nan" not in csv_text(HOLES)
+
+
+def test_measures_are_columns_of_their_own() -> None:
+    case = measured({"Baseline": [90.0, 91.0, 92.0], "SpectReg": [91.0, 93.0, None]}, lost="SpectReg")
+    baseline, spectreg = read(csv_text(case))
+    assert tuple(baseline) == arm_columns(ACCURACY, MEASURES)
+    assert float(baseline["calibration_error_mean"]) == pytest.approx(0.11)
+    assert float(baseline["calibration_error_sd"]) == pytest.approx(0.01)
+    assert (float(spectreg["input_margin_mean"]), spectreg["input_margin_sd"]) == (pytest.approx(0.11), "")
+    lines = read(csv_runs(case))
+    assert tuple(lines[0]) == run_columns(ACCURACY, MEASURES)
+    assert [line["input_margin"] for line in lines[:3]] == ["0.1", "0.11", str(0.1 + 0.02)]
+    assert [line["input_margin"] for line in lines[3:]] == ["", "0.11", ""]
+    assert [line["pgd_accuracy"] for line in lines[3:]] == ["0.1", "0.11", ""]
 
 
 def test_csv_of_runs_has_a_line_for_each_seed_with_its_key() -> None:

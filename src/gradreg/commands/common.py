@@ -27,6 +27,8 @@ from gradreg.study.summary import Summary
 from gradreg.study.sweep import Executor, LocalExecutor, Sweep, plan
 from gradreg.study.verdict import counts, verdict
 
+SALIENCY = "saliency.png"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Doing:
@@ -136,7 +138,7 @@ def do(loaded: Loaded, doing: Doing, command: str, console: Console) -> Summary:
     folder = store.study(study.name)
     if not _is_kept(summary, folder):  # such as another choice of arms, or of the correction, of the same runs
         save_study(loaded, store, command)
-        keep_report(summary, folder)
+        keep_report(summary, folder, store)
     if doing.tensorboard:
         where = write_curves(summary, store)
         console.print(f"curves for TensorBoard: {where}", highlight=False)
@@ -153,6 +155,8 @@ def show(summary: Summary, folder: Path, console: Console) -> None:
     console.print(report.table(summary), crop=False)
     if (pairs := report.pairs_table(summary)) is not None:
         console.print(pairs, crop=False)
+    if (measures := report.field_table(summary, console.width)) is not None:
+        console.print(measures, crop=False)
     if (slopes := report.slopes_table(summary)) is not None:
         console.print(slopes, crop=False)
     console.print()
@@ -178,15 +182,21 @@ def _is_kept(summary: Summary, folder: Path) -> bool:
         return False
 
 
-def keep_report(summary: Summary, folder: Path) -> None:
+def keep_report(summary: Summary, folder: Path, store: Store) -> None:
     """Writes the report in all its forms; report.json last, by which one sees that the others are there."""
     from gradreg.study.function_figures import save_functions
     from gradreg.study.html import html
     from gradreg.study.plot import save_plot
+    from gradreg.study.saliency import saliency
     from gradreg.study.tables import csv_runs, csv_text, latex
 
-    write_atomically(folder / "report.html", html(summary, created=date.today().isoformat()))
-    write_atomically(folder / "report.md", report.markdown(summary))
+    seen = saliency(summary, store)
+    if seen is None:
+        (folder / SALIENCY).unlink(missing_ok=True)
+    else:
+        write_atomically(folder / SALIENCY, seen)
+    write_atomically(folder / "report.html", html(summary, created=date.today().isoformat(), saliency=seen))
+    write_atomically(folder / "report.md", report.markdown(summary, SALIENCY if seen is not None else ""))
     write_atomically(folder / "report.csv", csv_text(summary))
     write_atomically(folder / "runs.csv", csv_runs(summary))
     write_atomically(folder / "report.tex", latex(summary))

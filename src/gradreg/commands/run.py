@@ -87,5 +87,5 @@ def run_report(options: Report) -> None:
     summary = collect(loaded.study, store, command=command, notes=loaded.notes)
     folder = options.out or store.study(loaded.study.name)
     folder.mkdir(parents=True, exist_ok=True)
-    keep_report(summary, folder)
+    keep_report(summary, folder, store)
     show(summary, folder, console)

@@ -44,6 +44,7 @@ def own_run(
     test = 0 if facts.test else min(5000, facts.points // 4)
     validation = 0 if facts.validation else min(2000, (facts.points - test) // 5)
     left = facts.points - test - validation
+    measured = min(500, facts.test or test)
     if left < 2 or (not facts.test and test < 1) or (not facts.validation and validation < 1):
         raise StudyError(
             f"{facts.name} has {facts.points} points; expected at least 10, to be parted into training, validation and "
@@ -59,7 +60,7 @@ def own_run(
         model=Model(name),
         optimizer=Optimizer(learning_rate=0.001 if name == "lenet5" else 0.003, weight_decay=0.0005),
         schedule=Schedule(steps=taken, batch_size=batch),
-        protocol=Protocol(norm_points=min(500, facts.test or test)),
+        protocol=Protocol(norm_points=measured, profile_points=measured),
     )
 
 

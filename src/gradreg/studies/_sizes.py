@@ -21,7 +21,12 @@ def sized_run(run: Run, scale: str) -> Run:
             run,
             schedule=replace(run.schedule, steps=min(5, run.schedule.steps)),
             split=replace(run.split, validation_size=min(1000, run.split.validation_size)),
-            protocol=replace(run.protocol, norm_points=min(20, run.protocol.norm_points), test_points=1000),
+            protocol=replace(
+                run.protocol,
+                norm_points=min(20, run.protocol.norm_points),
+                test_points=1000,
+                profile_points=min(50, run.protocol.profile_points),
+            ),
         )
     return run
 

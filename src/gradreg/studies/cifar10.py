@@ -1,7 +1,7 @@
 """A small convolutional network on CIFAR-10, 200 labels a class. Table 4 has the paper's setting."""
 
 from gradreg.studies._methods import arms, methods
-from gradreg.study.config import Data, Model, Optimizer, Run, Schedule, Split
+from gradreg.study.config import Data, Model, Optimizer, Protocol, Run, Schedule, Split
 from gradreg.study.grid import Study
 
 GRIDS: dict[str, tuple[float, ...]] = {
@@ -20,6 +20,7 @@ RUN = Run(
     model=Model("convnet"),
     optimizer=Optimizer(learning_rate=0.001, weight_decay=0.0005),
     schedule=Schedule(steps=2000, batch_size=50),
+    protocol=Protocol(profile_points=500),
 )
 
 STUDY = Study(

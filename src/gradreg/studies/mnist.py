@@ -1,7 +1,7 @@
 """LeNet-5 on MNIST, 200 labels a class: the protocol of the paper's appendix B.1 as its scripts read it, shorter."""
 
 from gradreg.studies._methods import arms, methods
-from gradreg.study.config import Data, Model, Optimizer, Run, Schedule, Split
+from gradreg.study.config import Data, Model, Optimizer, Protocol, Run, Schedule, Split
 from gradreg.study.grid import Study
 
 GRIDS: dict[str, tuple[float, ...]] = {
@@ -18,6 +18,7 @@ RUN = Run(
     model=Model("lenet5"),
     optimizer=Optimizer(learning_rate=0.001, weight_decay=0.0005),
     schedule=Schedule(steps=2000, batch_size=50),
+    protocol=Protocol(profile_points=500),
 )
 
 STUDY = Study(

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from gradreg.studies.mnist import RUN
-from gradreg.study.config import Options, Penalty, StudyError
+from gradreg.study.config import Options, Penalty, Protocol, StudyError
 from gradreg.study.grid import Arm, Grid, Study
 
 # Name in the table: the options of SpectReg(0.03).
@@ -33,7 +33,7 @@ def study(scale: str = "paper") -> Study:
     if scale not in SCALES:
         raise StudyError(f"--scale got {scale!r}; expected one of {', '.join(SCALES)}.")
     steps, seeds = SCALES[scale]
-    run = replace(RUN, schedule=replace(RUN.schedule, steps=steps))
+    run = replace(RUN, schedule=replace(RUN.schedule, steps=steps), protocol=Protocol())
 
     def arm(name: str, preset: str, weight: float, options: Options, weights: tuple[float, ...] = ()) -> Arm:
         search = Grid((("weight", weights),)) if weights else None

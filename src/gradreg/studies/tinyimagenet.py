@@ -12,7 +12,7 @@ RUN = replace(
     cifar10.RUN,
     data=Data("tinyimagenet"),
     split=Split(train_size=10000, validation_size=10000, test_size=0),
-    protocol=Protocol(norm_points=20),
+    protocol=Protocol(norm_points=20, profile_points=500),
 )
 STUDY: Study = replace(
     cifar10.STUDY,

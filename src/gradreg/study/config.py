@@ -158,12 +158,15 @@ class Protocol:
         norm_points: how many test points the mean norm of the Jacobian is taken over: one backward pass per output.
         test_points: measure on so many of the test points, the first; 0: on all.
         top_k: measure also how often the label is among the k highest scores, as ``test_top5_accuracy`` for 5; 0: not.
+        profile_points: take the measures of `gradreg.study.profile` too, of a classifier, on so many of these points,
+            the first; 0: not.
     """
 
     measure: Measure = "test"
     norm_points: int = 500
     test_points: int = 0
     top_k: int = 0
+    profile_points: int = 0
 
 
 @dataclass(frozen=True)
@@ -258,7 +261,7 @@ def digest(value: Any) -> str:
 
 def out_of_range(run: Run) -> list[str]:
     """What is wrong with the numbers of a run whose values have the right types, in words."""
-    split, optimizer, schedule = run.split, run.optimizer, run.schedule
+    split, optimizer, schedule, profiled = run.split, run.optimizer, run.schedule, run.protocol.profile_points
     rules = (
         ("split.train_size", split.train_size, split.train_size >= 1, ">= 1"),
         ("split.validation_size", split.validation_size, split.validation_size >= 0, ">= 0"),
@@ -288,5 +291,12 @@ def out_of_range(run: Run) -> list[str]:
         ("protocol.norm_points", run.protocol.norm_points, run.protocol.norm_points >= 1, ">= 1"),
         ("protocol.test_points", run.protocol.test_points, run.protocol.test_points >= 0, ">= 0"),
         ("protocol.top_k", run.protocol.top_k, run.protocol.top_k == 0 or run.protocol.top_k >= 2, ">= 2, or 0"),
+        ("protocol.profile_points", profiled, profiled >= 0, ">= 0"),
+        (
+            "protocol.profile_points",
+            profiled,
+            profiled <= 0 or run.metric is ACCURACY,
+            f"0, since {run.data.name} is a regression and the measures are those of classes",
+        ),
     )
     return [f"{path}={value}; expected {expected}" for path, value, right, expected in rules if not right]

@@ -50,6 +50,7 @@ class RunForm:
     optimizer: Optimizer
     schedule: Schedule
     norm_points: int = 500
+    profile_points: int = 0
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def study_of(value: Mapping[str, Any], what: str) -> tuple[Study, dict[str, Data
         Model(form.run.model),
         form.run.optimizer,
         form.run.schedule,
-        protocol=Protocol(norm_points=form.run.norm_points),
+        protocol=Protocol(norm_points=form.run.norm_points, profile_points=form.run.profile_points),
     )
     problems: list[str] = []
     arms: list[Arm] = []

@@ -187,7 +187,7 @@ def tuning_run(run: Run, values: Values, seed: int, until: int = 0) -> Run:
     return replace(
         tried,
         seed=TUNING_SEED + seed,
-        protocol=replace(tried.protocol, measure="validation"),
+        protocol=replace(tried.protocol, measure="validation", profile_points=0),  # of final runs alone
         schedule=replace(tried.schedule, until=0 if until == tried.schedule.steps else until),
     )
 

@@ -1,5 +1,6 @@
 """A study as one page that needs nothing else: no other file, no request, no script. No torch here."""
 
+import base64
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,12 +50,13 @@ class Cell:
         return self.text == report.MISSING
 
 
-def html(summary: Summary, *, created: str) -> str:
+def html(summary: Summary, *, created: str, saliency: bytes | None = None) -> str:
     """The report as one page.
 
     Args:
         summary: of the study.
         created: when, as it is to be printed.
+        saliency: the PNG of `gradreg.study.saliency`; None for none.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
@@ -91,8 +93,12 @@ def html(summary: Summary, *, created: str) -> str:
         scores=figures.scores(summary),
         functions=functions(summary),
         close_ups=close_ups(summary),
+        field_header=report.field_header(summary),
+        fields=[(group.name, [_field(row) for row in report.field(summary, group)]) for group in summary.groups],
+        measures=report.measures(summary),
         slopes_header=report.SLOPES_HEADER,
         slopes=[(group.name, rows) for group in summary.groups if (rows := report.slopes(group))],
+        saliency=None if saliency is None else base64.b64encode(saliency).decode(),
         trend=figures.trend(summary),
         by_weight=by_weight(summary),
         searches=searches(summary),
@@ -160,6 +166,16 @@ def _group(summary: Summary, group: Group) -> dict[str, Any]:
     return {"name": group.name, "rows": rows, "pairs": pairs}
 
 
+def _field(row: Sequence[str]) -> list[Cell]:
+    """A row of the table of measures."""
+    name, *numbers = row
+    found = [Cell(name)]
+    for text in numbers:
+        lead, _, rest = text.partition(" (")
+        found.append(Cell(_minus(lead), f"({_minus(rest)}" if rest else ""))
+    return found
+
+
 def _mark(group: Group, row: Row) -> tuple[str, str]:
     """What is beyond chance, by a sign as well as by a colour."""
     if row in better(group):
@@ -173,7 +189,7 @@ def _together(text: str) -> Markup:
     """Text as it is set: a number keeps its sign or unit beside it, words with a hyphen and options stay whole."""
     together = r"(?<=\d) (?=%|points)|(?<=%) (?=interval)|(?<= p) (?=<)|(?<=<) (?=\d)|(?<= p) (?=\d)|(?<=most) (?=\d)"
     safe = str(escape(re.sub(together, "\u00a0", _minus(text.replace("||", "‖")))))
-    safe = safe.replace("‖_F", "‖<sub>F</sub>")
+    safe = re.sub("‖_([F2])", r"‖<sub>\1</sub>", safe)
     return Markup(re.sub(r"--[a-z-]+|(?:Holm|Bonferroni)-corrected", r'<span class="together">\g<0></span>', safe))
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gradreg.study.profile import MEASURES
 from gradreg.study.store import RunFiles, Store
 
 _COLUMNS = (
@@ -25,6 +26,7 @@ _COLUMNS = (
     "validation_mse REAL",
     "test_mse REAL",
     "jacobian_norm REAL",
+    *(f"{measure.key} REAL" for measure in MEASURES),
     "seconds REAL",
     "error TEXT",
     "stamp REAL",
@@ -103,6 +105,7 @@ def _row(key: str, files: RunFiles) -> dict[str, Any]:
         "validation_mse": result.get("validation_mse"),
         "test_mse": result.get("test_mse"),
         "jacobian_norm": result.get("jacobian_norm"),
+        **{measure.key: result.get(measure.key) for measure in MEASURES},
         "seconds": result.get("seconds"),
         "error": json.dumps(failure["error"])[1:-1] if failure else None,
     }

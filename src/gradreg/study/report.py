@@ -11,22 +11,21 @@ from rich.table import Table
 from rich.text import Text
 
 from gradreg.study.config import Run
+from gradreg.study.field import MISSING, corrected, field, field_header, measures, score, spread
 from gradreg.study.grid import Tpe
 from gradreg.study.metric import Metric
+from gradreg.study.profile import NONE
 from gradreg.study.statistics import Estimate, estimate
 from gradreg.study.summary import Group, Pair, Row, Summary
 from gradreg.study.verdict import better, corrected_p, counts, first_line, known, number, others, p_text, verdict
 
-MISSING = "X"
-NONE = "-"
 PAIRS_HEADER = ("first", "second", "first - second", "p")
 
 
 def header(summary: Summary) -> tuple[str, ...]:
     """Names of the columns; the paper's only where the study has its numbers."""
-    p = "Bonf. p" if summary.study.correction == "bonferroni" else "Holm p"
     paper = ("paper", "ours - paper") if has_paper(summary) else ()
-    return ("method", "weight", summary.metric.header, "difference", p, "||J||", "cost", *paper)
+    return ("method", "weight", summary.metric.header, "difference", corrected(summary), "||J||", "cost", *paper)
 
 
 SLOPES_HEADER = ("method", "slope at the points", "between them", "between / at")
@@ -80,15 +79,6 @@ def _with_ends(difference: Estimate, metric: Metric) -> str:
     return metric.signed(difference.mean) + ends
 
 
-def score(summary: Summary, row: Row) -> str:
-    """Mean and sample standard deviation, with the number of seeds where it is not what was asked for."""
-    if row.score is None:
-        return MISSING
-    spread = "" if math.isnan(row.score.sd) else f" ({row.metric.text(row.score.sd)})"
-    count = len(known(row))
-    return f"{row.metric.text(row.score.mean)}{spread}" + ("" if count == summary.study.seeds else f" n={count}")
-
-
 def weight(row: Row) -> str:
     """The weights of penalties and techniques, whatever else was selected by its name, and the paper's own weight."""
     paper = [] if row.arm.reported_weight is None else [f"paper {number(row.arm.reported_weight)}"]
@@ -112,18 +102,12 @@ def title(summary: Summary) -> str:
     return f"{s.title}: {', '.join(facts)}"
 
 
-def spread(values: Iterable[int], unit: str = "") -> str:
-    """The one value, or the smallest and the largest: "100 labels", "100 to 1000 labels"."""
-    found = sorted(set(values))
-    return f"{found[0]}{unit}" if len(found) == 1 else f"{found[0]} to {found[-1]}{unit}"
-
-
 # --- notes ------------------------------------------------------------------------------------------------------------
 
 
 def notes(summary: Summary) -> list[str]:
     """What the numbers of the table are, what is missing, what failed."""
-    return [*measured(summary), *warnings(summary), *failures(summary), *summary.notes]
+    return [*measured(summary), *measures(summary), *warnings(summary), *failures(summary), *summary.notes]
 
 
 def measured(summary: Summary) -> list[str]:
@@ -279,6 +263,32 @@ def slopes_table(summary: Summary) -> Table | None:
     return _as_wide_as_needed(drawn)
 
 
+def field_table(summary: Summary, width: int | None = None) -> Table | None:
+    """All that was measured of each method in one table; without standard deviations where these are too wide.
+
+    Args:
+        summary: of the study.
+        width: columns that there are; None for any number.
+    """
+    if not (columns := field_header(summary)):
+        return None
+
+    def drawn(*, spread: bool) -> Table:
+        heading = "Measures" if spread else "Measures (standard deviations: report.md)"
+        found = _empty(heading, [f"{name}\n{which}".replace(" ", "\n", 1) for name, which in columns], left=1)
+        for group in summary.groups:
+            if len(summary.groups) > 1:
+                found.add_section()
+                found.add_row(Text(group.name), style="italic")
+            for row in field(summary, group, spread=spread):
+                found.add_row(*map(Text, row))
+        return _as_wide_as_needed(found)
+
+    whole = drawn(spread=True)
+    fits = width is None or summary.study.seeds == 1 or (whole.width or 0) <= width
+    return whole if fits else drawn(spread=False)
+
+
 def pair_cells(pair: Pair, metric: Metric) -> tuple[str, ...]:
     """A pair as text, in the order of `PAIRS_HEADER`."""
     return pair.first, pair.second, _with_ends(pair.difference, metric), p_text(pair.p)
@@ -287,7 +297,7 @@ def pair_cells(pair: Pair, metric: Metric) -> tuple[str, ...]:
 def _empty(heading: str, names: Iterable[str], left: int) -> Table:
     drawn = Table(title=Text(heading), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=0)
     for position, name in enumerate(names):
-        drawn.add_column(name, justify="left" if position < left else "right", no_wrap=True)
+        drawn.add_column(name, justify="left" if position < left else "right", no_wrap=True, vertical="bottom")
     return drawn
 
 
@@ -299,8 +309,8 @@ def _as_wide_as_needed(drawn: Table) -> Table:
 # --- Markdown and JSON ------------------------------------------------------------------------------------------------
 
 
-def markdown(summary: Summary) -> str:
-    """The verdict, the tables and the notes as Markdown."""
+def markdown(summary: Summary, saliency: str = "") -> str:
+    """The verdict, the tables and the notes as Markdown, with the name of the file of `gradreg.study.saliency`."""
     lines = [f"# {title(summary)}", "", verdict(summary), ""]
     lines += [summary.study.about, ""] if summary.study.about else []
     for group in summary.groups:
@@ -308,8 +318,12 @@ def markdown(summary: Summary) -> str:
         lines += [*_grid(header(summary), [cells(summary, group, row) for row in group.rows], left=1), ""]
         if group.pairs:
             lines += [*_grid(PAIRS_HEADER, [pair_cells(pair, summary.metric) for pair in group.pairs], left=2), ""]
+        if names := field_header(summary):
+            better = [f"{name} ({which})" if which else name for name, which in names]
+            lines += [*_grid(better, field(summary, group), left=1), ""]
         if rows := slopes(group):
             lines += [*_grid(SLOPES_HEADER, rows, left=1), ""]
+    lines += [f"![Gradients of the label's score with respect to test images]({saliency})", ""] if saliency else []
     return "\n".join([*lines, *(f"- {note}" for note in notes(summary)), ""])
 
 

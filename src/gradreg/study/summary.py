@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
 
 from gradreg.study.config import Run, StudyError
 from gradreg.study.grid import Arm, Reported, Study, Values
 from gradreg.study.metric import Metric
+from gradreg.study.profile import MEASURES, Measure
 from gradreg.study.select import rule
 from gradreg.study.statistics import Estimate, bonferroni, estimate, holm, paired
 
@@ -87,6 +88,8 @@ class Row:
         curves: of the final runs.
         half_squared_norms: half the squared L2 norm of the trained weights, by seed; None where not measured.
         functions: what the final runs have learned, by seed, where that is a function of one number; else ().
+        measures: by `gradreg.study.profile.Measure.key`, as results hold them, by seed; empty where none was taken,
+            None where the run is missing or failed, or the number is not finite.
     """
 
     arm: Arm
@@ -105,6 +108,7 @@ class Row:
     curves: tuple[Curve, ...]
     half_squared_norms: tuple[float | None, ...] = ()
     functions: tuple[Function, ...] = ()
+    measures: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict, hash=False)
 
     @property
     def metric(self) -> Metric:
@@ -126,6 +130,10 @@ class Row:
         """Mean over the seeds of the mean ||J_g||_F."""
         known = [value for value in self.norms if value is not None]
         return sum(known) / len(known) if known else None
+
+    def measured(self, measure: Measure) -> tuple[float | None, ...]:
+        """A measure by seed."""
+        return self.measures.get(measure.key, (None,) * len(self.points))
 
     @property
     def missing(self) -> int:
@@ -194,6 +202,11 @@ class Summary:
     def rows(self) -> list[Row]:
         """The rows of all groups."""
         return [row for group in self.groups for row in group.rows]
+
+    @property
+    def measures(self) -> list[Measure]:
+        """What was measured of any row beside its metric."""
+        return [measure for measure in MEASURES if any(measure.key in row.measures for row in self.rows)]
 
 
 @dataclass(frozen=True)
@@ -267,6 +280,7 @@ def _row(item: Found, baseline: Found) -> Row:
         curves=item.curves,
         half_squared_norms=tuple(None if r is None else r.get("half_squared_norm") for r in item.results),
         functions=tuple(_functions(item)),
+        measures=_measures(item),
     )
 
 
@@ -283,6 +297,11 @@ def _points(item: Found) -> tuple[float | None, ...]:
                 f"{item.arm.top} in its run."
             )
     return tuple(None if result is None else float(result[name]) for result in item.results)
+
+
+def _measures(item: Found) -> dict[str, tuple[float | None, ...]]:
+    taken = [m.key for m in MEASURES if any(result is not None and m.key in result for result in item.results)]
+    return {key: tuple(None if r is None else r.get(key) for r in item.results) for key in taken}
 
 
 def _functions(item: Found) -> Iterable[Function]:

@@ -3,9 +3,10 @@
 import csv
 import io
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from gradreg.study.metric import Metric
+from gradreg.study.profile import Measure
 from gradreg.study.report import NONE, cells, header, measured, title
 from gradreg.study.summary import Group, Row, Summary
 from gradreg.study.verdict import known
@@ -28,20 +29,25 @@ ESCAPES = {
 }
 
 
-def arm_columns(metric: Metric) -> tuple[str, ...]:
-    """What `csv_text` says of an arm, numbers in the metric's unit; of accuracies, how many highest scores count."""
+def arm_columns(metric: Metric, measures: Sequence[Measure] = ()) -> tuple[str, ...]:
+    """What `csv_text` says of an arm, numbers in the metric's unit; of accuracies, how many highest scores count.
+
+    Measures are as results hold them: see `gradreg.study.profile`.
+    """
     own = ("mean", "sd", "low", "high")
     return (
         *("group", "arm", "top", "values", "seeds"),
         *(f"{metric.key}_{part}" for part in own),
         *(f"difference_{part}" for part in own),
         *("p", "p_corrected", "correction", "jacobian_norm", "cost", "paper_mean", "paper_sd"),
+        *(f"{measure.key}_{part}" for measure in measures for part in own[:2]),
     )
 
 
-def run_columns(metric: Metric) -> tuple[str, ...]:
+def run_columns(metric: Metric, measures: Sequence[Measure] = ()) -> tuple[str, ...]:
     """What `csv_runs` says of a run, numbers in the metric's unit; of accuracies, how many highest scores count."""
-    return ("group", "arm", "top", "seed", "key", f"test_{metric.key}", "jacobian_norm", "half_squared_norm")
+    own = ("group", "arm", "top", "seed", "key", f"test_{metric.key}", "jacobian_norm", "half_squared_norm")
+    return (*own, *(measure.key for measure in measures))
 
 
 def csv_text(summary: Summary) -> str:
@@ -49,6 +55,7 @@ def csv_text(summary: Summary) -> str:
 
     def line(group: Group, row: Row) -> list[str | float | None]:
         a, d, paper = row.score, row.difference, row.reported
+        over = [measure.over(row.measured(measure)) for measure in summary.measures]
         return [
             group.name,
             row.arm.name,
@@ -62,20 +69,27 @@ def csv_text(summary: Summary) -> str:
             row.norm,
             row.cost,
             *((paper.mean, paper.sd) if paper else (None,) * 2),
+            *(number for e in over for number in ((e.mean, e.sd) if e else (None, None))),
         ]
 
-    return _csv(arm_columns(summary.metric), (line(group, row) for group in summary.groups for row in group.rows))
+    columns = arm_columns(summary.metric, summary.measures)
+    return _csv(columns, (line(group, row) for group in summary.groups for row in group.rows))
 
 
 def csv_runs(summary: Summary) -> str:
     """One line for each final run; the numbers are empty where it is missing or failed."""
+
+    def numbers(row: Row) -> Iterable[tuple[float | None, ...]]:
+        measures = map(row.measured, summary.measures)
+        return zip(row.points, row.norms, row.half_squared_norms, *measures, strict=True)
+
     return _csv(
-        run_columns(summary.metric),
+        run_columns(summary.metric, summary.measures),
         (
-            [group.name, row.arm.name, row.arm.top, run.seed, run.key, point, norm, squares]
+            [group.name, row.arm.name, row.arm.top, run.seed, run.key, *found]
             for group in summary.groups
             for row in group.rows
-            for run, point, norm, squares in zip(row.runs, row.points, row.norms, row.half_squared_norms, strict=True)
+            for run, found in zip(row.runs, numbers(row), strict=True)
         ),
     )
 

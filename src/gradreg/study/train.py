@@ -27,6 +27,7 @@ from gradreg.study.config import Run, StudyError, Technique
 from gradreg.study.function import learned_function
 from gradreg.study.metric import ACCURACY
 from gradreg.study.networks import network
+from gradreg.study.profile import profile
 from gradreg.study.scores import accuracy, score
 from gradreg.study.source import code_hash
 from gradreg.study.suggest import unknown
@@ -236,7 +237,8 @@ def train(
     Returns:
         ``validation_accuracy`` in percent, ``train_loss`` of the last steps, ``steps``, ``seconds``; where test points
         are measured also ``test_accuracy`` in percent (and ``test_top5_accuracy``, where `Protocol.top_k` is 5),
-        ``jacobian_norm``, the mean of ||J_g||_F over the first test points, and ``half_squared_norm`` of the weights.
+        ``jacobian_norm``, the mean of ||J_g||_F over the first test points, and ``half_squared_norm`` of the weights,
+        and with `Protocol.profile_points` what `gradreg.study.profile.profile` measures.
         Of a regression ``validation_mse`` and ``test_mse`` in place of accuracies, and where its inputs and outputs are
         single numbers also ``function``; see `gradreg.study.function`. And the training with its network, and with the
         state after the last step.
@@ -284,6 +286,9 @@ def measure(training: Training) -> dict[str, Any]:
         points = parts.prepared(parts.test_x[: run.protocol.norm_points].to(training.device))
         found["jacobian_norm"] = gr.metrics.jacobian_norms(model, points).mean().item()
         found["half_squared_norm"] = half_squared_norm(model)
+        if (count := run.protocol.profile_points) > 0:
+            points = parts.prepared(parts.test_x[:count].to(training.device))
+            found |= profile(model, points, parts.test_y[:count], norm_points=run.protocol.norm_points)
         if metric is not ACCURACY and parts.x.shape[1:] == parts.y.shape[1:] == (1,):
             found["function"] = learned_function(model, parts)
     lost = [name for name, value in found.items() if isinstance(value, float) and not math.isfinite(value)]

@@ -272,6 +272,9 @@ class Own(Trainer):
         if self.way == "parts":
             found = model.classifier(model.bert(inputs["input_ids"]).pooler_output)
             return cross_entropy(found, inputs["labels"]), found
+        if self.way == "by position":
+            found = model(inputs["input_ids"], inputs["attention_mask"], labels=inputs["labels"])
+            return (found.loss, found) if return_outputs else found.loss
         if self.way == "no_grad first":
             with torch.no_grad():
                 model(**other)
@@ -288,7 +291,7 @@ class Penalized(GradientRegularized, Own):
     """Its own loss with penalties."""
 
 
-@pytest.mark.parametrize("way", ["no_grad first", "no_grad last", "twice"])
+@pytest.mark.parametrize("way", ["no_grad first", "no_grad last", "twice", "by position"])
 def test_the_first_call_with_gradients_is_the_one_that_counts(
     way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

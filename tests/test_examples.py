@@ -18,8 +18,12 @@ def _beside_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", ["vit_digits", "text_lstm", "text_bert", "tabular_sklearn"])
-def test_it_trains_and_prints_both_accuracies(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_trains_prints_both_accuracies_and_leaves_nothing(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     import_module(name).main(["--smoke"])
+    assert list(tmp_path.iterdir()) == []
     printed = capsys.readouterr().out
     assert re.search(r"no penalty +test accuracy, % by seed: \d+\.\d +mean \d", printed)
     assert re.search(r"SpectReg.* +test accuracy, % by seed: \d+\.\d +mean \d", printed)

@@ -30,6 +30,13 @@ def test_it_trains_prints_both_accuracies_and_leaves_nothing(
     assert re.search(r"SpectReg.* - no penalty: [+-]\d+\.\d\d, better in [01] of 1 seeds", printed)
 
 
+def test_the_training_loop_prints_accuracy_and_steepness(capsys: pytest.CaptureFixture[str]) -> None:
+    import_module("training_loop").main(2, 1)
+    printed = capsys.readouterr().out
+    assert re.search(r"baseline +test accuracy \d+\.\d %, mean norm of the Jacobian \d", printed)
+    assert re.search(r"SpectReg\(0.03\) +test accuracy \d+\.\d %, mean norm of the Jacobian \d", printed)
+
+
 def test_the_text_is_real_and_every_topic_has_enough_of_it() -> None:
     text, split = import_module("_text").load(), import_module("_text").split
     assert text.ids.shape[1] == 24

@@ -9,6 +9,7 @@ import sysconfig
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -35,6 +36,7 @@ class Text:
     words: int
 
 
+@cache
 def load() -> Text:
     """All sentences of four words or more; those that occur in two topics are left out."""
     by_topic = [dict.fromkeys(s for name in names for s in sentences(name)) for names in TOPICS.values()]

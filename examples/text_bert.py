@@ -8,6 +8,7 @@ python examples/text_bert.py [--smoke] [--weight 0.03] [--seeds 3]
 
 import argparse
 from collections.abc import Sequence
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -42,21 +43,23 @@ def train(
     model: Any, data: list[dict[str, Tensor]], steps: int, seed: int, rate: float, penalties: Sequence[gr.Penalty]
 ) -> None:
     """AdamW with a rate that falls to 0."""
-    args = TrainingArguments(
-        max_steps=steps,
-        seed=seed,
-        learning_rate=rate,
-        per_device_train_batch_size=30,
-        use_cpu=True,
-        dataloader_pin_memory=False,
-        report_to="none",
-        save_strategy="no",
-        logging_strategy="no",
-        disable_tqdm=True,
-    )
-    trainer = GradientRegularizedTrainer(model, args, train_dataset=data, penalties=penalties)  # type: ignore[arg-type]
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
+    with TemporaryDirectory() as folder:  # the Trainer makes one, if there is nothing to be saved too
+        args = TrainingArguments(
+            folder,
+            max_steps=steps,
+            seed=seed,
+            learning_rate=rate,
+            per_device_train_batch_size=30,
+            use_cpu=True,
+            dataloader_pin_memory=False,
+            report_to="none",
+            save_strategy="no",
+            logging_strategy="no",
+            disable_tqdm=True,
+        )
+        trainer = GradientRegularizedTrainer(model, args, train_dataset=data, penalties=penalties)  # type: ignore[arg-type]
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
 
 
 def rows(ids: Tensor, labels: Tensor) -> list[dict[str, Tensor]]:

@@ -446,6 +446,7 @@ def test_an_operation_without_double_backward_is_found_at_the_first_call_and_the
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch.compile looks at it
 def test_a_compiled_model_is_named_and_served_by_finite_differences() -> None:
+    torch._dynamo.reset()  # what was compiled before would change the graph
     model = torch.compile(net(), backend="aot_eager")
     with pytest.raises(
         gr.UnsupportedOperationError, match=r"torch.compile has no double backward.*gr.FiniteDifference"

@@ -1,8 +1,6 @@
-"""The documents: every Python block runs, every link to a file leads to one, the examples train."""
+"""The documents: every Python block runs, every link to a file leads to one."""
 
 import re
-import subprocess
-import sys
 import textwrap
 import tomllib
 from pathlib import Path
@@ -21,7 +19,8 @@ BLOCKS = [
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-def test_python_blocks_run(block: str) -> None:
+def test_python_blocks_run(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # some leave files
     exec(compile(block, "block", "exec"), {})
 
 
@@ -40,11 +39,3 @@ def test_links_lead_to_files(page: Path) -> None:
 
 def test_the_readme_has_blocks_to_run() -> None:
     assert sum("README" in str(block.id) for block in BLOCKS) >= 2
-
-
-def test_the_example_trains_and_prints_both_accuracies() -> None:
-    example = ROOT / "examples" / "training_loop.py"
-    done = subprocess.run([sys.executable, example, "2", "1"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"baseline +test accuracy \d", done.stdout)
-    assert re.search(r"SpectReg\(0.03\) +test accuracy \d", done.stdout)

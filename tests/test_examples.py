@@ -18,12 +18,23 @@ def _beside_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", ["vit_digits", "text_lstm", "text_bert", "tabular_sklearn"])
-def test_it_trains_and_prints_both_accuracies(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_trains_prints_both_accuracies_and_leaves_nothing(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     import_module(name).main(["--smoke"])
+    assert list(tmp_path.iterdir()) == []
     printed = capsys.readouterr().out
     assert re.search(r"no penalty +test accuracy, % by seed: \d+\.\d +mean \d", printed)
     assert re.search(r"SpectReg.* +test accuracy, % by seed: \d+\.\d +mean \d", printed)
     assert re.search(r"SpectReg.* - no penalty: [+-]\d+\.\d\d, better in [01] of 1 seeds", printed)
+
+
+def test_the_training_loop_prints_accuracy_and_steepness(capsys: pytest.CaptureFixture[str]) -> None:
+    import_module("training_loop").main(2, 1)
+    printed = capsys.readouterr().out
+    assert re.search(r"baseline +test accuracy \d+\.\d %, mean norm of the Jacobian \d", printed)
+    assert re.search(r"SpectReg\(0.03\) +test accuracy \d+\.\d %, mean norm of the Jacobian \d", printed)
 
 
 def test_the_text_is_real_and_every_topic_has_enough_of_it() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 import gradreg as gr
 from gradreg.data import digits
 
-EXACT = gr.DoubleBackward()
+EXACT, DIFFERENCE = gr.DoubleBackward(), gr.FiniteDifference(0.5, central=True)
 STEPS, BATCH, LABELLED = 300, 20, 200
 
 
@@ -54,7 +55,7 @@ class Setting:
         parts: into how many the batch is cut, whose gradients are accumulated.
         largest: norm of the gradient; None: not clipped.
         channels_last: the memory format.
-        wrap: what is done with the net, on several processes.
+        compiled: whether the net is, with the buffers kept that penalties need.
     """
 
     model: Callable[[], nn.Module] = Perceptron
@@ -64,10 +65,17 @@ class Setting:
     parts: int = 1
     largest: float | None = None
     channels_last: bool = False
-    wrap: Callable[[nn.Module], nn.Module] = lambda model: model
+    compiled: bool = False
 
     def autocast(self) -> AbstractContextManager[Any]:
         return nullcontext() if self.dtype is None else torch.autocast("cpu", self.dtype)
+
+    def called(self, model: nn.Module) -> Any:
+        """What is called in place of the net."""
+        return torch.compile(model, backend="aot_eager") if self.compiled else model
+
+    def keeping(self) -> AbstractContextManager[Any]:
+        return import_module("torch._functorch.config").patch(donated_buffer=False) if self.compiled else nullcontext()
 
 
 def data() -> tuple[Tensor, Tensor]:
@@ -79,24 +87,23 @@ def data() -> tuple[Tensor, Tensor]:
 
 
 @cache
-def train(setting: Setting, seed: int, rank: int = 0, world: int = 1) -> float:
-    """Test accuracy in percent after `STEPS` steps of Adam with SpectReg, each process on its part of the batch."""
+def train(setting: Setting, seed: int) -> float:
+    """Test accuracy in percent after `STEPS` steps of Adam with SpectReg."""
     torch.manual_seed(seed)
     x, y = data()
     model = setting.model()
     if setting.channels_last:
         model, x = model.to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    model = setting.wrap(model)
     optimizer = torch.optim.Adam(model.parameters(), 0.01)
     scaler = torch.amp.GradScaler("cpu", enabled=setting.scale)
-    objective = gr.Objective(
-        F.cross_entropy, gr.SpectReg(0.1, engine=setting.engine), generator=Generator().manual_seed(100 * seed + rank)
-    )
+    penalty = gr.SpectReg(0.1, engine=setting.engine)
+    objective = gr.Objective(F.cross_entropy, penalty, generator=Generator().manual_seed(100 * seed))
+    called = setting.called(model)
     for step in range(STEPS):
         chosen = torch.randint(LABELLED, (BATCH,), generator=Generator().manual_seed(step))
-        for index in chosen.chunk(world)[rank].chunk(setting.parts):
-            with setting.autocast():
-                result = objective(model, x[index], y[index])
+        for index in chosen.chunk(setting.parts):
+            with setting.autocast(), setting.keeping():
+                result = objective(called, x[index], y[index])
             scaler.scale(result.total / setting.parts).backward()
         if setting.largest is not None:
             scaler.unscale_(optimizer)
@@ -117,6 +124,8 @@ SETTINGS: dict[str, Setting] = {
     "gradient accumulation": Setting(parts=2),
     "gradient clipping to 2": Setting(largest=2.0),
     "activation checkpointing": Setting(model=lambda: Perceptron(checkpointed=True)),
+    "FiniteDifference(0.5, central=True)": Setting(engine=DIFFERENCE),
+    "the same, `torch.compile(model)`": Setting(engine=DIFFERENCE, compiled=True),
     "convolutions": Setting(model=cnn),
     "convolutions, channels last": Setting(model=cnn, channels_last=True),
 }

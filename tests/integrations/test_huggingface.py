@@ -97,6 +97,22 @@ def assert_same(one: nn.Module, other: nn.Module, rtol: float = 1e-4, atol: floa
         torch.testing.assert_close(a, b, rtol=rtol, atol=atol, msg=lambda m, name=name: f"{name}: {m}")
 
 
+@pytest.fixture(scope="module")
+def penalized(tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
+    """What three steps with SpectReg(30) make of the network, for tests that come to the same by another way."""
+    model = bert()
+    trainer(tmp_path_factory.mktemp("penalized"), model, gr.SpectReg(30, site=SITE)).train()
+    return model
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
+    """The same without penalties."""
+    model = bert()
+    trainer(tmp_path_factory.mktemp("plain"), model).train()
+    return model
+
+
 def own_loss(outputs: Any, y: Tensor) -> Tensor:
     return outputs.loss
 
@@ -116,11 +132,10 @@ def test_training_is_the_plain_loop(penalty: gr.Penalty, tmp_path: Path) -> None
     assert_same(model, copy)
 
 
-def test_without_penalties_it_is_the_trainer(tmp_path: Path) -> None:
-    model, copy = bert(), bert()
-    trainer(tmp_path, model).train()
+def test_without_penalties_it_is_the_trainer(plain: nn.Module, tmp_path: Path) -> None:
+    copy = bert()
     trainer(tmp_path, copy, kind=Trainer).train()
-    assert_same(model, copy, 0, 0)
+    assert_same(plain, copy, 0, 0)
 
 
 @pytest.mark.parametrize("scaled", [None, False], ids=["by the Trainer's rule", "stated"])
@@ -173,39 +188,34 @@ def test_the_loss_falls_the_penalty_flattens_and_is_logged_and_evaluation_is_pla
     assert not any(name.startswith("penalty") for name in evaluated)
 
 
-def test_bf16_stays_near_float32(tmp_path: Path) -> None:
+def test_bf16_stays_near_float32(penalized: nn.Module, plain: nn.Module, tmp_path: Path) -> None:
     """After three steps the parameters differ by 2 % of what they moved; without the penalty by more than 20 %."""
-    start, wide, half, plain = bert(), bert(), bert(), bert()
-    trainer(tmp_path, wide, gr.SpectReg(30, site=SITE)).train()
+    start, half = bert(), bert()
     trainer(tmp_path, half, gr.SpectReg(30, site=SITE), bf16=True).train()
-    trainer(tmp_path, plain).train()
-    vectors = [nn.utils.parameters_to_vector(model.parameters()).detach() for model in (start, wide, half, plain)]
+    vectors = [nn.utils.parameters_to_vector(model.parameters()).detach() for model in (start, penalized, half, plain)]
     moved, off, without = ((vectors[i] - vectors[1]).norm() for i in (0, 2, 3))
     assert 0 < off < 0.02 * moved
     assert without > 0.2 * moved
 
 
-def test_activation_checkpointing_changes_nothing(tmp_path: Path) -> None:
-    model, copy = bert(), bert()
-    penalty = gr.SpectReg(30, site=SITE)
+def test_activation_checkpointing_changes_nothing(penalized: nn.Module, tmp_path: Path) -> None:
+    model = bert()
     getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
-    trainer(tmp_path, model, penalty).train()
-    trainer(tmp_path, copy, penalty).train()
-    assert_same(model, copy)
+    trainer(tmp_path, model, gr.SpectReg(30, site=SITE)).train()
+    assert_same(model, penalized)
 
 
-def test_fused_attention_is_named_and_finite_differences_work_with_it(tmp_path: Path) -> None:
+def test_fused_attention_is_named_and_finite_differences_work_with_it(
+    penalized: nn.Module, plain: nn.Module, tmp_path: Path
+) -> None:
     with pytest.raises(gr.UnsupportedOperationError, match=r"attention.* has no double backward") as caught:
         trainer(tmp_path, bert("sdpa"), gr.SpectReg(30, site=SITE)).train()
     assert caught.value.__notes__ == ['For models of transformers: from_pretrained(..., attn_implementation="eager").']
-    model, copy = bert("sdpa"), bert()
+    model = bert("sdpa")
     trainer(tmp_path, model, gr.SpectReg(30, site=SITE, engine=gr.FiniteDifference(central=True))).train()
-    trainer(tmp_path, copy, gr.SpectReg(30, site=SITE)).train()
-    assert_same(model, copy, rtol=0.01, atol=1e-4)
-    plain = bert()
-    trainer(tmp_path, plain).train()
+    assert_same(model, penalized, rtol=0.01, atol=1e-4)
     with pytest.raises(AssertionError):
-        assert_same(plain, copy, rtol=0.01, atol=1e-4)
+        assert_same(plain, penalized, rtol=0.01, atol=1e-4)
 
 
 def test_images_are_named(tmp_path: Path) -> None:
@@ -272,6 +282,9 @@ class Own(Trainer):
         if self.way == "parts":
             found = model.classifier(model.bert(inputs["input_ids"]).pooler_output)
             return cross_entropy(found, inputs["labels"]), found
+        if self.way == "by position":
+            found = model(inputs["input_ids"], inputs["attention_mask"], labels=inputs["labels"])
+            return (found.loss, found) if return_outputs else found.loss
         if self.way == "no_grad first":
             with torch.no_grad():
                 model(**other)
@@ -288,16 +301,14 @@ class Penalized(GradientRegularized, Own):
     """Its own loss with penalties."""
 
 
-@pytest.mark.parametrize("way", ["no_grad first", "no_grad last", "twice"])
+@pytest.mark.parametrize("way", ["no_grad first", "no_grad last", "twice", "by position"])
 def test_the_first_call_with_gradients_is_the_one_that_counts(
-    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    way: str, penalized: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Own, "way", way)
-    model, copy = bert(), bert()
-    penalty = gr.SpectReg(30, site=SITE)
-    trainer(tmp_path, model, penalty, kind=Penalized).train()
-    trainer(tmp_path, copy, penalty).train()
-    assert_same(model, copy)
+    model = bert()
+    trainer(tmp_path, model, gr.SpectReg(30, site=SITE), kind=Penalized).train()
+    assert_same(model, penalized)
 
 
 def test_a_loss_that_goes_around_the_model_is_refused(tmp_path: Path) -> None:

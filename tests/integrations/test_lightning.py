@@ -271,10 +271,11 @@ def test_a_step_set_on_the_instance_is_there_afterwards() -> None:
 
 
 def test_hooks_on_the_module_itself_are_refused() -> None:
-    for register in ("register_forward_hook", "register_forward_pre_hook"):
+    kinds = ("forward_hook", "forward_pre_hook", "full_backward_hook", "full_backward_pre_hook")
+    for kind in kinds:
         module = Net()
-        getattr(module, register)(lambda *_: None)
-        with pytest.raises(ValueError, match=r"Net has forward hooks of its own.*run twice.*a layer within it"):
+        getattr(module, f"register_{kind}")(lambda *_: None)
+        with pytest.raises(ValueError, match=r"Net has hooks of its own.*run twice.*a layer within it"):
             trainer(SPECTREG).fit(module, loader())
     module = Net()
     calls: list[int] = []

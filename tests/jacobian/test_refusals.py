@@ -97,6 +97,32 @@ def test_a_compiled_part_of_a_model_keeps_its_own_operations() -> None:
         gr.FrobReg(0.1)(model, x)
 
 
+@pytest.mark.parametrize("name", ["1", "_orig_mod.1", "in place", "itself in place"])
+def test_hidden_sites_within_compiled_models_are_refused(name: str) -> None:
+    """torch would leave their hooks out, or say that nothing depends on them."""
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+    compiled: Any = model
+    if name == "in place":
+        model.compile(backend="aot_eager")
+    elif name == "itself in place":
+        model[1].compile(backend="aot_eager")
+    else:
+        compiled = torch.compile(model, backend="aot_eager")
+    site = gr.Hidden("1" if "place" in name else name)
+    with pytest.raises(ValueError, match=r"the site '.*1' is within what torch.compile has.*gr.CompiledObjective; or"):
+        gr.SpectReg(0.1, site=site, engine=gr.FiniteDifference())(compiled, torch.randn(5, 4))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch.compile looks at it
+def test_a_compiled_layer_may_be_the_site_and_stand_before_it() -> None:
+    torch.manual_seed(1)
+    model, x = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double(), torch.randn(5, 4).double()
+    penalty = gr.FrobReg(0.1, site=gr.Hidden("0"))
+    plain = penalty(model, x)
+    model[0] = torch.compile(model[0], backend="aot_eager")
+    torch.testing.assert_close(penalty(model, x), plain, rtol=1e-9, atol=0)
+
+
 class EndsMarked(nn.Module):
     """Its last operation before the outputs is marked @once_differentiable, and curved."""
 

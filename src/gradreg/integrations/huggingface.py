@@ -10,10 +10,11 @@ from torch.nn.functional import cross_entropy
 from gradreg import _checks
 from gradreg._checks import UnsupportedOperationError
 from gradreg._tree import Args
+from gradreg.integrations._elsewhere import TakenElsewhere
 from gradreg.integrations._extras import missing
 from gradreg.jacobian.site import Input
 from gradreg.objective import Objective
-from gradreg.penalties.base import Penalty, parts_of, zero_like
+from gradreg.penalties.base import Penalty, parts_of
 
 try:
     from transformers import Trainer
@@ -52,7 +53,7 @@ class GradientRegularized:
             _refuse_unnamed_inputs(penalty)
         super().__init__(*args, **kwargs)
         _refuse_what_differentiates_by_itself(self)
-        self.objective = Objective(_example_losses, *penalties, generator=generator)
+        self.objective = Objective(TakenElsewhere(_losses_of_classes), *penalties, generator=generator)
         self._forget()
 
     def compute_loss(
@@ -70,12 +71,12 @@ class GradientRegularized:
         terms: dict[str, Tensor] = {}
         step = self.state.global_step
 
-        def run(**given: Any) -> Any:
+        def run(*args: Any, **given: Any) -> Any:
             """In place of the model: the first forward pass with gradients is the one that is penalized."""
             if terms or not torch.is_grad_enabled():
-                return model(**given)
+                return model(*args, **given)
             try:
-                result = self.objective(model, Args(**given), labels, step=step)
+                result = self.objective(model, Args(*args, **given), labels, step=step)
             except UnsupportedOperationError as error:
                 error.add_note('For models of transformers: from_pretrained(..., attn_implementation="eager").')
                 raise
@@ -137,8 +138,8 @@ class _StandIn:
     def __init__(self, model: nn.Module, run: Callable[..., Any]):
         self._model, self._run = model, run
 
-    def __call__(self, **inputs: Any) -> Any:
-        return self._run(**inputs)
+    def __call__(self, *args: Any, **inputs: Any) -> Any:
+        return self._run(*args, **inputs)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
@@ -172,13 +173,11 @@ def _refuse_what_differentiates_by_itself(trainer: Any) -> None:
             )
 
 
-def _example_losses(outputs: Any, y: Any, reduction: str = "mean") -> Tensor:
-    """Nothing for the task, whose loss is the Trainer's; the losses of examples for the penalties that ask."""
-    if reduction == "mean":
-        return zero_like(outputs)
+def _losses_of_classes(outputs: Any, y: Any) -> Tensor:
+    """Of examples, for penalties that bring no loss."""
     if y.ndim != 1 or y.is_floating_point():
         raise ValueError(
             f"labels have shape {tuple(y.shape)} and dtype {y.dtype}, and the penalty no loss of its own. Write one "
             "value per example: gr.DoubleBack(50, loss=lambda outputs, y: ...)."
         )
-    return cross_entropy(_checks.outputs_tensor(outputs, "the loss"), y, reduction=reduction)
+    return cross_entropy(_checks.outputs_tensor(outputs, "the loss"), y, reduction="none")

@@ -11,9 +11,10 @@ from torch import Generator, Tensor
 
 from gradreg import _checks
 from gradreg._tree import Args
+from gradreg.integrations._elsewhere import TakenElsewhere
 from gradreg.integrations._extras import missing
 from gradreg.objective import Objective
-from gradreg.penalties.base import Penalty, zero_like
+from gradreg.penalties.base import Penalty
 
 
 def _base() -> Any:
@@ -51,7 +52,7 @@ class GradientRegularization(_Callback):
 
     Raises:
         TypeError: a penalty that is none.
-        ValueError: manual optimization, ``static_graph=True``, FSDP or DeepSpeed; forward hooks on the module itself.
+        ValueError: manual optimization, ``static_graph=True``, FSDP or DeepSpeed; hooks on the module itself.
         RuntimeError: a ``training_step`` that never calls ``self(...)``.
 
     Example:
@@ -69,7 +70,7 @@ class GradientRegularization(_Callback):
         for penalty in penalties:
             _checks.instance(penalty, Penalty, "GradientRegularization", "gr.SpectReg(0.03)")
         self.labels = labels
-        self.objective = Objective(_Nothing(loss), *penalties, generator=generator)
+        self.objective = Objective(TakenElsewhere(loss), *penalties, generator=generator)
         self._replaced: tuple[Any, Any] | None = None  # the module whose step is replaced, and what it had there
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -128,16 +129,6 @@ class GradientRegularization(_Callback):
         return {**output, "loss": total} if isinstance(output, Mapping) else total
 
 
-class _Nothing:
-    """As the loss of the task nothing, since that is the module's own; for the losses of examples a given one."""
-
-    def __init__(self, loss: Callable[..., Tensor]):
-        self.loss = loss
-
-    def __call__(self, outputs: Any, y: Any, reduction: str = "mean") -> Tensor:
-        return zero_like(outputs) if reduction == "mean" else self.loss(outputs, y, reduction=reduction)
-
-
 def _put_back(module: Any, name: str, own: Any) -> None:
     """What the module had under this name of its own; None for its class's."""
     module.__dict__.pop(name, None)
@@ -147,9 +138,9 @@ def _put_back(module: Any, name: str, own: Any) -> None:
 
 def _refuse_hooks(module: Any) -> None:
     """The penalties call the module within its own call, so that its hooks would run twice."""
-    if module._forward_hooks or module._forward_pre_hooks:
+    if any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)):
         raise ValueError(
-            f"{type(module).__name__} has forward hooks of its own, which would run twice in a step with penalties. "
+            f"{type(module).__name__} has hooks of its own, which would run twice in a step with penalties. "
             "Register them on a layer within it, such as self.net, or use gr.Objective within its training_step: see "
             "docs/integrations/lightning.md."
         )

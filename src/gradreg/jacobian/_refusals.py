@@ -67,6 +67,27 @@ def refuse_sharded(model: Any, *, tangents: bool) -> None:
         )
 
 
+def refuse_compiled_site(model: nn.Module, site: nn.Module, name: str) -> None:
+    """Hooks within compiled code are left out, or come too late to make the site a part of the graph.
+
+    Args:
+        model: that is penalized.
+        site: a submodule, and its name.
+        name: as it was given.
+
+    Raises:
+        ValueError: the site is within a compiled part of the model.
+    """
+    for part in model.modules():
+        inside = part._compiled_call_impl is not None or (type(part).__name__ == "OptimizedModule" and part is not site)
+        if inside and any(module is site for module in part.modules()):
+            raise ValueError(
+                f"the site {name!r} is within what torch.compile has compiled, where its activations cannot be seen. "
+                "Pass the module that is not compiled, and compile the whole step: gr.CompiledObjective; or compile "
+                "such parts of the model as do not hold the site."
+            )
+
+
 def refuse_lost_graph(first: Tensor, second: Tensor, site: list[Tensor]) -> None:
     """A second run whose result has no graph would leave the parameters without the penalty's gradient.
 

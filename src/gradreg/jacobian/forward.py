@@ -18,7 +18,7 @@ from gradreg._types import InputTree, Model, Parts
 from gradreg.jacobian import site as sites
 from gradreg.jacobian._composed import SecondRun
 from gradreg.jacobian._fast_modes import FastDerivatives, Phase, mark_private, suits
-from gradreg.jacobian._refusals import note_on_dtypes, refuse_static_graph
+from gradreg.jacobian._refusals import note_on_dtypes, refuse_compiled_site, refuse_static_graph
 from gradreg.jacobian._replay import Replay
 from gradreg.jacobian._state import LayerState
 
@@ -251,8 +251,9 @@ def _find(model: Model, hidden: list[sites.Hidden]) -> dict[str, nn.Module]:
             "itself, or hold the activations and call penalty.of(outputs, activations)."
         )
     known = dict(model.named_modules(remove_duplicate=False))
-    if isinstance(model, DistributedDataParallel):  # the names of the model that was wrapped hold as well
-        known = {**dict(model.module.named_modules(remove_duplicate=False)), **known}
+    wrapped = model.module if isinstance(model, DistributedDataParallel) else getattr(model, "_orig_mod", None)
+    if isinstance(wrapped, nn.Module):  # the names of the model that was wrapped hold as well
+        known = {**dict(wrapped.named_modules(remove_duplicate=False)), **known}
     for site in hidden:
         modules: dict[nn.Module, str] = {}
         for name in site.names:
@@ -261,6 +262,7 @@ def _find(model: Model, hidden: list[sites.Hidden]) -> dict[str, nn.Module]:
                 raise ValueError(
                     f"{other!r} and {name!r} are one submodule, which would count twice; write one of them."
                 )
+            refuse_compiled_site(model, known[name], name)
     return {name: known[name] for site in hidden for name in site.names}
 
 

@@ -128,7 +128,7 @@ class Loss(Target):
             )
         if losses.ndim == 1:
             return losses
-        return losses.flatten(1).sum(1) if _reduction(self.function) != "mean" else losses.flatten(1).mean(1)
+        return losses.flatten(1).sum(1) if reduction_of(self.function) != "mean" else losses.flatten(1).mean(1)
 
 
 @dataclass(frozen=True)
@@ -182,11 +182,9 @@ def unreduced(function: LossFunction) -> LossFunction:
     return function
 
 
-def _reduction(function: LossFunction) -> str:
+def reduction_of(function: LossFunction) -> str:
     """How the loss joins its terms: "mean", or "sum" and "batchmean", which add those of an example."""
-    if isinstance(function, nn.Module):
-        return str(getattr(function, "reduction", "mean"))
-    return str(getattr(function, "keywords", {}).get("reduction", "mean"))
+    return str(getattr(function, "reduction", None) or getattr(function, "keywords", {}).get("reduction", "mean"))
 
 
 # Losses that compare entry by entry and would broadcast a wrong shape in silence.

@@ -119,7 +119,9 @@ def test_a_compiled_layer_may_be_the_site_and_stand_before_it() -> None:
     model, x = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double(), torch.randn(5, 4).double()
     penalty = gr.FrobReg(0.1, site=gr.Hidden("0"))
     plain = penalty(model, x)
-    model[0] = torch.compile(model[0], backend="aot_eager")
+    compiled = torch.compile(model[0], backend="aot_eager")
+    assert isinstance(compiled, nn.Module)
+    model[0] = compiled
     torch.testing.assert_close(penalty(model, x), plain, rtol=1e-9, atol=0)
 
 

@@ -250,10 +250,11 @@ def _find(model: Model, hidden: list[sites.Hidden]) -> dict[str, nn.Module]:
             f"site=gr.Hidden(...) needs a torch.nn.Module, but the model is {type(model).__name__}. Pass the module "
             "itself, or hold the activations and call penalty.of(outputs, activations)."
         )
-    known = dict(model.named_modules(remove_duplicate=False))
-    wrapped = model.module if isinstance(model, DistributedDataParallel) else getattr(model, "_orig_mod", None)
-    if isinstance(wrapped, nn.Module):  # the names of the model that was wrapped hold as well
-        known = {**dict(wrapped.named_modules(remove_duplicate=False)), **known}
+    known: dict[str, nn.Module] = {}
+    layer: Any = model
+    while isinstance(layer, nn.Module):  # the names of a model that was wrapped hold as well
+        known = {**dict(layer.named_modules(remove_duplicate=False)), **known}
+        layer = _wrapped(layer)
     for site in hidden:
         modules: dict[nn.Module, str] = {}
         for name in site.names:
@@ -264,6 +265,13 @@ def _find(model: Model, hidden: list[sites.Hidden]) -> dict[str, nn.Module]:
                 )
             refuse_compiled_site(model, known[name], name)
     return {name: known[name] for site in hidden for name in site.names}
+
+
+def _wrapped(model: nn.Module) -> Any:
+    """What a wrapper holds: DistributedDataParallel, torch.compile, Lightning Fabric."""
+    if isinstance(model, DistributedDataParallel):
+        return model.module
+    return getattr(model, "_orig_mod", getattr(model, "_forward_module", None))
 
 
 @contextmanager

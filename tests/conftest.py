@@ -1,6 +1,7 @@
 """Shared setup of the tests: one thread per process, a fixed seed before each test."""
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 torch.set_num_threads(1)
+# In the background of a script SIGINT is ignored, and would be by the commands that tests press Ctrl-C on.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -74,6 +74,8 @@ CASES = {
     "RightReasons": (Penalty("RightReasons", 0.01),),
     "top classes": (Penalty("JacobianPenalty", 0.1, (("projection", "TopK"), ("k", 2))),),
     "random class": (Penalty("JacobianPenalty", 0.1, (("projection", "RandomClass"),)),),
+    "tangents with random signs": (Penalty("TangentProp", 0.01, (("samples", 1),)),),
+    "every tangent, over a step": (Penalty("TangentProp", 0.01, (("engine", "FiniteDifference"), ("step", 1.0))),),
     "ForwardMode, nothing drawn": (Penalty("DoubleBack", 0.1, (("engine", "ForwardMode"),)),),
 }
 
@@ -311,7 +313,10 @@ def test_unlabelled_inputs_are_not_stacked() -> None:
             Penalty("SpectReg", 0.01, (("site", "layers.1"),)),
             r"SpectReg.*site=Hidden\('layers.1'\).* looks at activations within the network",
         ),
-        (Penalty("TangentProp", 0.01), "the projection Tangents of 'tangentprop' cannot be drawn for several runs"),
+        (
+            Penalty("JacobianPenalty", 0.01, (("projection", "TopSingular"),)),
+            "the projection TopSingular of 'jacobianpenalty' cannot be drawn for several runs",
+        ),
     ],
     ids=lambda value: value.preset if isinstance(value, Penalty) else "",
 )

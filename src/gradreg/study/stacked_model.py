@@ -163,13 +163,11 @@ class _OfEachRun(Projection):
 
     def draw(self, at: Linearization, engine: Engine, generator: Generator | None) -> Iterator[Rows]:
         """The samples for the examples of all runs."""
-        runs = len(self.generators)
-
-        def part(whole: Tensor) -> Tensor:
-            return whole.detach()[: len(whole) // runs]  # only its shape is looked at
-
-        one = replace(at, z=part(at.z), tensors=[part(tensor) for tensor in at.tensors])
-        drawn = [self.projection.draw(one, engine, own) for own in self.generators]
+        parts = [whole.detach().chunk(len(self.generators)) for whole in (at.z, *at.tensors)]
+        drawn = [
+            self.projection.draw(replace(at, z=z, tensors=tensors), engine, own)
+            for (z, *tensors), own in zip(zip(*parts, strict=True), self.generators, strict=True)
+        ]
         for samples in zip(*drawn, strict=True):
             rows = zip(*samples, strict=True)  # row i of every run
             yield [[torch.cat(parts) for parts in zip(*row, strict=True)] for row in rows]
@@ -207,7 +205,7 @@ def stacked_penalty(penalty: gr.Penalty, model: nn.Module, generators: Sequence[
             f"does not keep; write engine=DoubleBackward, or {ALONE}."
         )
     stacked = copy.copy(penalty)
-    if isinstance(penalty.projection, RANDOM):
+    if isinstance(penalty.projection, (*RANDOM, gr.Tangents)):
         stacked.projection = _OfEachRun(penalty.projection, generators)
     elif not isinstance(penalty.projection, FIXED):
         raise StackError(

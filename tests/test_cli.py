@@ -1,6 +1,7 @@
 """The command line's door: help, versions, words it does not know, and an extra that is not installed."""
 
 import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -81,3 +82,19 @@ def test_commands_that_only_read_do_not_wait_for_torch(tmp_path: Path) -> None:
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_a_reader_who_has_seen_enough_is_no_error() -> None:
+    program = "from gradreg.cli import main\nmain(['--help'])"
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as output:
+        os.close(reading)
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            check=False,
+            stdout=output,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert (done.returncode, done.stderr) == (1, "")

@@ -36,7 +36,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("gradreg.objective",),
     ("gradreg._traced", "gradreg.mixup"),
     ("gradreg.sam",),
-    ("gradreg.compiled", "gradreg.probing"),
+    ("gradreg.auto_weight", "gradreg.compiled", "gradreg.probing"),
     ("gradreg.integrations",),
     ("gradreg",),  # the public names: the package's __init__ alone
     ("gradreg.study",),

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from gradreg import convert, metrics
     from gradreg._checks import UnsupportedOperationError
     from gradreg._tree import Args
+    from gradreg.auto_weight import Adjustment, AutoWeight
     from gradreg.compiled import CompiledObjective
     from gradreg.jacobian import dense
     from gradreg.jacobian.engine import DoubleBackward, Engine, FiniteDifference, ForwardMode
@@ -64,6 +65,8 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "Objective",
     "CompiledObjective",
     "Result",
+    "AutoWeight",
+    "Adjustment",
     "DoubleBack",
     "FrobReg",
     "JacReg",
@@ -142,6 +145,7 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
 _HOMES = {
     "_checks": ("UnsupportedOperationError",),
     "_tree": ("Args",),
+    "auto_weight": ("Adjustment", "AutoWeight"),
     "compiled": ("CompiledObjective",),
     "jacobian.engine": ("DoubleBackward", "Engine", "FiniteDifference", "ForwardMode"),
     "jacobian.linearization": ("Linearization",),

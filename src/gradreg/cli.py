@@ -1,5 +1,6 @@
 """The command line's door: `gradreg compare digits`, `gradreg run STUDY`, `gradreg report STUDY`."""
 
+import os
 import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -14,6 +15,16 @@ class Version:
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line; user's errors end the process with status 1 and a message."""
+    try:
+        _main(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output has seen enough: gradreg --help | head. Nothing is left to be written at the exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+
+
+def _main(arguments: list[str] | None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     for name in _NEEDED:  # some are imported late, when a report is written: too late to be told
         if find_spec(name) is None:
@@ -59,6 +70,8 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit("\nstopped; the same command goes on from here") from None
     except (DataError, StudyError) as error:
         raise SystemExit(f"error: {error}") from None
+    except BrokenPipeError:
+        raise
     except OSError as error:
         after = " Free some space, and give the same command again: it goes on from here." if is_full(error) else ""
         raise SystemExit(f"error: {error}.{after}") from None

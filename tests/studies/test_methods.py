@@ -81,6 +81,19 @@ def test_arms_say_what_each_method_changes() -> None:
     assert found["dropout"].search is None
 
 
+def test_weights_that_move_stand_beside_those_that_are_searched() -> None:
+    found = of("spectreg", "spectreg=auto", "spectreg4=auto")
+    assert list(found) == ["Baseline", "SpectReg", "SpectReg(auto)", "SpectReg, 4 rows (auto)"]
+    moving = found["SpectReg(auto)"]
+    assert moving.search is None
+    assert moving.run == replace(
+        digits.RUN, penalties=(Penalty("SpectReg", 1.0),), technique=Technique(auto_weight=0.35)
+    )
+    everything = of("all", "spectreg=auto", "doubleback=7")
+    assert {"SpectReg", "SpectReg(auto)"} < set(everything)
+    assert everything["DoubleBack"].search is None
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -88,6 +101,8 @@ def test_arms_say_what_each_method_changes() -> None:
         (("all", "mixupp"), "--methods: 'mixupp' is not known; did you mean 'mixup'"),
         (("sam", "sam=0.1"), "--methods names SAM 2 times"),
         (("dropout=0.5",), "--methods got 'dropout=0.5', but dropout has no weight; write dropout"),
+        (("mixup=auto",), "--methods got 'mixup=auto', but mixup is no penalty; write mixup for a search"),
+        (("spectreg=auto", "spectreg=auto"), r"--methods names SpectReg\(auto\) 2 times"),
         (("mixup=0",), "--methods got 'mixup=0'; expected a weight > 0, as in mixup=0.03"),
         (("nodropout",), r"nodropout is a variant of the network, which small-cnn does not have; lenet5 \(nodropout"),
     ],

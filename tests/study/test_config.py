@@ -70,6 +70,7 @@ CHANGES: dict[str, Any] = {
     "loss_factor": 25.0,
     "technique.mixup": 0.2,
     "technique.sam": 0.05,
+    "technique.auto_weight": 0.3,
 }
 
 

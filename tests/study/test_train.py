@@ -212,7 +212,11 @@ def gradients_of_a_step(training: Training, chosen: Tensor) -> tuple[list[Tensor
     return given, result
 
 
-@pytest.mark.parametrize("technique", [Technique(mixup=0.4), Technique(sam=0.3), Technique(0.4, 0.3)], ids=str)
+@pytest.mark.parametrize(
+    "technique",
+    [Technique(mixup=0.4), Technique(sam=0.3), Technique(0.4, 0.3), Technique(auto_weight=0.3), Technique(0.4, 0, 0.3)],
+    ids=str,
+)
 def test_step_of_a_technique_is_the_librarys(technique: Technique) -> None:
     run = replace(put(SPECTREG, {"loss_factor": 4.0}), technique=technique)
     training, other = (Training(run, divide(run, DIGITS), 10) for _ in range(2))
@@ -223,6 +227,10 @@ def test_step_of_a_technique_is_the_librarys(technique: Technique) -> None:
     generator = _random.generator_for(run.seed, "projections")
     if technique.mixup:
         objective = gr.Mixup(objective, technique.mixup, classes=10)
+    if technique.auto_weight:
+        parts = other.parts
+        points = (parts.x, parts.y), (parts.validation_x, parts.validation_y)
+        objective = gr.AutoWeight(objective, *points, steps=run.steps, ratio=technique.auto_weight)
     if technique.sam:
         expected = gr.SAM(objective, other.model, technique.sam)(x, y, generator=generator, step=0)
     else:
@@ -285,6 +293,7 @@ DRAWING = (Penalty("GradientPenalty", 0.1, (("projection", "TopK"),)), Penalty("
         (Technique(mixup=0.4), SPECTREG.penalties),
         (Technique(sam=0.1), SPECTREG.penalties),
         (Technique(mixup=0.4, sam=0.1), ()),
+        (Technique(auto_weight=0.3), SPECTREG.penalties),
         (Technique(), (*DRAWING, Penalty("SpectralNorm", 0.01))),
     ],
     ids=str,

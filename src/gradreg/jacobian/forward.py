@@ -80,7 +80,7 @@ class ForwardPass:
                 stack.enter_context(FastDerivatives(self.phase))
             self._activations = stack.enter_context(self._watch())
             self._layers = stack.enter_context(self._watch_layers(wanted))
-            self.outputs = _call(model, _tree.replace(x, differentiable))
+            self.outputs = call_model(model, _tree.replace(x, differentiable))
         if wanted:
             refuse_static_graph(model, self.outputs)
         self._leaves = leaves
@@ -134,7 +134,7 @@ class ForwardPass:
                 assert isinstance(site, sites.Hidden)
                 x = self.x
                 stack.enter_context(self._replacing(site, changed, change, direction))
-            outputs = _call(_within(self.model) if tangents else self.model, x)
+            outputs = call_model(_within(self.model) if tangents else self.model, x)
         return outputs, changed
 
     def _batch_size(self) -> int:
@@ -216,7 +216,8 @@ def attached(tensor: Tensor, _: Tensor | None = None) -> Tensor:
     return tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_()
 
 
-def _call(model: Model, x: InputTree) -> Any:
+def call_model(model: Model, x: InputTree) -> Any:
+    """What the model returns for an input tree; errors that a wrong type or form causes say so."""
     try:
         return model(*x.args, **x.kwargs) if isinstance(x, _tree.Args) else model(x)
     except RuntimeError as error:

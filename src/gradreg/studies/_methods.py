@@ -9,6 +9,9 @@ from gradreg.study.grid import Arm, Grid, put
 from gradreg.study.suggest import unknown
 
 ALL = "all"
+AUTO = "auto"
+# Of `gradreg.AutoWeight`, for methods whose weight is "auto".
+RATIO = 0.35
 Grids = Mapping[str, tuple[float, ...]]
 
 
@@ -116,17 +119,31 @@ USUAL_GRIDS: dict[str, tuple[float, ...]] = {
 
 @dataclass(frozen=True)
 class Method:
-    """A method of a comparison, and the numbers to search; a single one needs no search, and none is none."""
+    """A method of a comparison, and the numbers to search; a single one needs no search, and none is none.
+
+    Attributes:
+        kind: what it changes.
+        weights: the numbers.
+        auto: let the weight move while the network trains, in place of a search.
+    """
 
     kind: Kind
     weights: tuple[float, ...]
+    auto: bool = False
+
+    @property
+    def name(self) -> str:
+        """Of its arm."""
+        name = self.kind.name
+        return name if not self.auto else f"{name}({AUTO})" if name.isidentifier() else f"{name} ({AUTO})"
 
 
 def methods(words: Sequence[str], grids: Grids, run: Run | None = None, more: Grids | None = None) -> list[Method]:
     """The methods that are named; all of the grids where none is.
 
     Args:
-        words: names; "spectreg=0.03", which fixes the weight; "all" for all that are not named beside it.
+        words: names; "spectreg=0.03", which fixes the weight, "spectreg=auto", which lets it move while the network
+            trains; "all" for all that are not named beside it.
         grids: weights to search, by name.
         run: the baseline's; what its network or its data cannot have is left out of "all".
         more: weights that take the place of the usual ones, of methods that the grids leave out.
@@ -143,8 +160,13 @@ def methods(words: Sequence[str], grids: Grids, run: Run | None = None, more: Gr
         kind = METHODS[name]
         if equals and kind.network:
             raise StudyError(f"--methods got {word!r}, but {name} has no weight; write {name}.")
-        found.append(Method(kind, (_weight(word, weight),) if equals else every[name]))
-    named = [method.kind.name for method in found]
+        if weight == AUTO:
+            if not kind.preset:
+                raise StudyError(f"--methods got {word!r}, but {name} is no penalty; write {name} for a search.")
+            found.append(Method(kind, (1.0,), auto=True))
+        else:
+            found.append(Method(kind, (_weight(word, weight),) if equals else every[name]))
+    named = [method.name for method in found]
     for name in named:
         if named.count(name) > 1:
             raise StudyError(f"--methods names {name} {named.count(name)} times; expected each method once.")
@@ -156,10 +178,13 @@ def _expanded(words: Sequence[str], run: Run | None) -> list[str]:
     if ALL not in words:
         return list(words)
     others = [word for word in words if word != ALL]
-    given = {word.partition("=")[0]: word for word in others}
+    # Weights that move come beside those that are searched.
+    given = {word.partition("=")[0]: word for word in others if word.partition("=")[2] != AUTO}
     known = [name for name in METHODS if run is None or name in given or not _lacking(name, run)]
     # What nobody knows stays, to be told.
-    return [given.get(name, name) for name in known] + [w for w in others if w.partition("=")[0] not in known]
+    return [given.get(name, name) for name in known] + [
+        word for word in others if word.partition("=")[0] not in known or word.partition("=")[2] == AUTO
+    ]
 
 
 def _lacking(name: str, run: Run) -> str:
@@ -210,9 +235,11 @@ def _arm(run: Run, method: Method) -> Arm:
     if kind.preset:
         ramp = (("ramp", max(1, round(kind.ramp * run.schedule.steps))),) if kind.ramp else ()
         run = replace(run, penalties=(Penalty(kind.preset, weights[0], (*kind.options, *ramp)),))
+        if method.auto:
+            run = put(run, {"technique.auto_weight": RATIO})
     else:
         run = put(run, {**dict(kind.values), kind.path: weights[0]})
-    return Arm(kind.name, run, Grid(((kind.path, weights),)) if len(weights) > 1 else None)
+    return Arm(method.name, run, Grid(((kind.path, weights),)) if len(weights) > 1 else None)
 
 
 def _weight(word: str, text: str) -> float:
@@ -221,5 +248,6 @@ def _weight(word: str, text: str) -> float:
     except ValueError:
         number = math.nan
     if not (math.isfinite(number) and number > 0):
-        raise StudyError(f"--methods got {word!r}; expected a weight > 0, as in {word.partition('=')[0]}=0.03.")
+        name = word.partition("=")[0]
+        raise StudyError(f"--methods got {word!r}; expected a weight > 0, as in {name}=0.03, or {name}={AUTO}.")
     return number

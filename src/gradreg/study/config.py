@@ -135,15 +135,24 @@ class Technique:
     Attributes:
         mixup: alpha of `gradreg.Mixup`; 0: none.
         sam: rho of `gradreg.SAM`; 0: none.
+        auto_weight: ratio of `gradreg.AutoWeight`, which moves the penalties' weights while the network trains, by the
+            losses at the first training and validation points; 0: weights stay as they are.
     """
 
     mixup: float = 0.0
     sam: float = 0.0
+    auto_weight: float = 0.0
 
     @property
     def used(self) -> dict[str, float]:
         """Those that are in use, as they are called, with their numbers."""
-        return {name: value for name, value in (("Mixup", self.mixup), ("SAM", self.sam)) if value > 0}
+        known = (("Mixup", self.mixup), ("SAM", self.sam), ("AutoWeight", self.auto_weight))
+        return {name: value for name, value in known if value > 0}
+
+    @property
+    def shown(self) -> dict[str, float]:
+        """Those in use but for AutoWeight, which the penalties' weights are called by."""
+        return {name: value for name, value in self.used.items() if name != "AutoWeight"}
 
     def __str__(self) -> str:
         return " + ".join(f"{name}({value:g})" for name, value in self.used.items())
@@ -262,6 +271,7 @@ def digest(value: Any) -> str:
 def out_of_range(run: Run) -> list[str]:
     """What is wrong with the numbers of a run whose values have the right types, in words."""
     split, optimizer, schedule, profiled = run.split, run.optimizer, run.schedule, run.protocol.profile_points
+    auto = run.technique.auto_weight
     rules = (
         ("split.train_size", split.train_size, split.train_size >= 1, ">= 1"),
         ("split.validation_size", split.validation_size, split.validation_size >= 0, ">= 0"),
@@ -288,6 +298,9 @@ def out_of_range(run: Run) -> list[str]:
         ("loss_factor", run.loss_factor, run.loss_factor > 0, "> 0"),
         ("technique.mixup", run.technique.mixup, run.technique.mixup >= 0, ">= 0"),
         ("technique.sam", run.technique.sam, run.technique.sam >= 0, ">= 0"),
+        ("technique.auto_weight", auto, 0 <= auto < 1, "a ratio >= 0 and < 1"),
+        ("technique.auto_weight", auto, not auto or bool(run.penalties), "0 without a penalty"),
+        ("technique.auto_weight", auto, not (auto and run.technique.sam), "0 beside technique.sam"),
         ("protocol.norm_points", run.protocol.norm_points, run.protocol.norm_points >= 1, ">= 1"),
         ("protocol.test_points", run.protocol.test_points, run.protocol.test_points >= 0, ">= 0"),
         ("protocol.top_k", run.protocol.top_k, run.protocol.top_k == 0 or run.protocol.top_k >= 2, ">= 2, or 0"),

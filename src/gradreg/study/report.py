@@ -85,8 +85,8 @@ def weight(row: Row) -> str:
     if not row.selected and row.arm.search is not None:
         return ", ".join([MISSING, *paper])
     run = row.runs[0] if row.runs else row.arm.run
-    given = [*(penalty.weight for penalty in run.penalties), *run.technique.used.values()]
-    weights = "+".join(map(number, given))
+    own = ["auto" if run.technique.auto_weight else number(penalty.weight) for penalty in run.penalties]
+    weights = "+".join([*own, *map(number, run.technique.shown.values())])
     return ", ".join(filter(None, [weights, *others(row), *paper])) or NONE
 
 

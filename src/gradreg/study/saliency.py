@@ -25,8 +25,8 @@ CLASSES = 10
 LABEL, CLASS = 24, 9  # letters of a name
 
 
-def saliency(summary: Summary, store: Store) -> bytes | None:
-    """A PNG of test images, and below them the gradient of the label's score with respect to each, for two networks.
+def saliency(summary: Summary, store: Store, *, every: bool = False) -> bytes | None:
+    """A PNG of test images, and below them the gradient of the label's score with respect to each, for some networks.
 
     The networks are those of seed 0 of the baseline and of the method with the best mean, of the first group; the
     images are the first of each class. Of grey images the sign is shown, of colours the largest absolute value.
@@ -34,11 +34,12 @@ def saliency(summary: Summary, store: Store) -> bytes | None:
     Args:
         summary: of a study whose final runs take the measures of `gradreg.study.profile`.
         store: of its runs.
+        every: show every method, from the best mean to the worst, with its mean.
 
     Returns:
         None where there is nothing to show: no such measures, no two methods, no images, no trained networks.
     """
-    rows = _shown(summary.groups[0])
+    rows = _shown(summary.groups[0], every)
     files = [store.files(row.runs[0]).folder / "model.pt" for row in rows]
     if len(rows) < 2 or not summary.measures or not all(file.exists() for file in files):
         return None
@@ -56,16 +57,22 @@ def saliency(summary: Summary, store: Store) -> bytes | None:
     except (StudyError, DataError, OSError, ValueError, RuntimeError):
         return None
     classes = networks[0].classes
-    return _drawn(pictures, found, [short(call(row), LABEL) for row in rows], [classes[label] for label in y.tolist()])
+    names = [short(call(row), LABEL) for row in rows]
+    if every:
+        names = [
+            f"{name}\n{row.metric.whole(row.score.mean)}" for name, row in zip(names, rows, strict=True) if row.score
+        ]
+    return _drawn(pictures, found, names, [classes[label] for label in y.tolist()])
 
 
-def _shown(group: Group) -> list[Row]:
-    """The baseline and the best method, where both have a result of seed 0."""
+def _shown(group: Group, every: bool) -> list[Row]:
+    """The baseline and the best method, or every method, where they have a result of seed 0."""
     there = [row for row in group.rows if row.points and row.points[0] is not None and row.score is not None]
     others = [row for row in there if row is not group.rows[0]]
     if not others or there[0] is not group.rows[0]:
         return []
-    return [there[0], max(others, key=lambda row: row.metric.gain(row.score.mean if row.score else 0.0))]
+    others.sort(key=lambda row: row.metric.gain(row.score.mean if row.score else 0.0), reverse=True)
+    return [there[0], *(others if every else others[:1])]
 
 
 def _examples(run: Run, store: Store) -> "tuple[Tensor, Tensor, Tensor]":

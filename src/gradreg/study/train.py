@@ -40,6 +40,8 @@ LOSSES: dict[str, LossFunction] = {"accuracy": cross_entropy, "mse": mse_loss}
 # most so many validation points. None of this changes what comes out.
 LOOK_EVERY = 20
 LINES, CURVE_POINTS, CURVE_SIZE = 200, 10, 1000
+# `gradreg.AutoWeight` looks at so many training and validation points, the first.
+AUTO_POINTS = 500
 
 
 class StoppedError(RuntimeError):
@@ -130,6 +132,7 @@ class Training:
         # What the objective calls: the network, or a wrapper around it.
         self.called: nn.Module = self.model
         self.objective = gr.Objective(LOSSES[run.metric.key], *build_penalties(run))
+        self.auto_weight: gr.AutoWeight | None = None
         self._gradients = self._technique(run.technique, outputs)
         self.compiled: gr.CompiledObjective | None = None
         self.optimizer = build_optimizer(run, self.model)
@@ -165,14 +168,26 @@ class Training:
                 x, y, unlabeled=more, generator=self.projections, step=self.step, factor=factor
             )
 
+        if technique.auto_weight > 0:
+            self.auto_weight = self._auto_weight(mixed or self.objective)
+
         def gradients(x: Tensor, y: Tensor, more: Tensor | None) -> gr.Result:
             # The objective and what it calls may have been exchanged since: `gradreg.study.distributed`.
-            objective = mixed or self.objective
+            objective = self.auto_weight or mixed or self.objective
             result = objective(self.called, x, y, unlabeled=more, generator=self.projections, step=self.step)
             (factor * result.total).backward()
             return result
 
         return gradients
+
+    def _auto_weight(self, objective: gr.Objective | gr.Mixup) -> gr.AutoWeight:
+        """The objective whose weights move by the first training and validation points."""
+        run, parts = self.run, self.parts
+        points = [
+            (channels_last(parts.prepared(x[:AUTO_POINTS])).to(self.device), y[:AUTO_POINTS].to(self.device))
+            for x, y in ((parts.x, parts.y), (parts.validation_x, parts.validation_y))
+        ]
+        return gr.AutoWeight(objective, *points, steps=run.schedule.steps, ratio=run.technique.auto_weight)
 
     def inputs(self, chosen: Tensor) -> Tensor:
         """The examples at these positions, as the network takes them."""
@@ -197,6 +212,7 @@ class Training:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "projections": self.projections.get_state(),
+            "auto_weight": self.auto_weight and self.auto_weight.state_dict(),
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
@@ -211,6 +227,8 @@ class Training:
         self.optimizer.load_state_dict(kept["optimizer"])
         self.scheduler.load_state_dict(kept["scheduler"])
         self.projections.set_state(kept["projections"])
+        if self.auto_weight is not None:
+            self.auto_weight.load_state_dict(kept["auto_weight"])
         torch.set_rng_state(kept["torch"])
         if kept["cuda"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(kept["cuda"], self.device)
@@ -277,6 +295,8 @@ def measure(training: Training) -> dict[str, Any]:
         "train_loss": sum(loss for _, loss in training.recent) / len(training.recent),
         f"validation_{metric.key}": measured(parts.validation_x, parts.validation_y),
     }
+    if training.auto_weight is not None:
+        found["weight_factor"] = training.auto_weight.factor
     if parts.test_x is not None and parts.test_y is not None:
         found[f"test_{metric.key}"] = measured(parts.test_x, parts.test_y)
         if (top := run.protocol.top_k) > 1:

@@ -90,11 +90,12 @@ def call(row: Row) -> str:
     if not row.selected:
         return row.arm.name
     run = row.runs[0] if row.runs else row.arm.run
+    auto = "auto" if run.technique.auto_weight else ""
     terms = [
-        f"{term.preset}({', '.join([number(term.weight), *(f'{k}={number(v)}' for k, v in term.options)])})"
+        f"{term.preset}({', '.join([auto or number(term.weight), *(f'{k}={number(v)}' for k, v in term.options)])})"
         for term in run.penalties
     ]
-    terms += [f"{name}({number(value)})" for name, value in run.technique.used.items()]
+    terms += [f"{name}({number(value)})" for name, value in run.technique.shown.items()]
     label = ", ".join(filter(None, [" + ".join(terms), *others(row)]))
     return label if label.startswith(row.arm.name) else f"{row.arm.name} ({label})" if label else row.arm.name
 

@@ -1,0 +1,269 @@
+"""`AutoWeight`: an objective whose penalties set their own weight, by what training and held-out loss say."""
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from gradreg import _checks, _random, _tree
+from gradreg._types import InputTree, Labels, Model
+from gradreg.jacobian._refusals import refuse_sharded
+from gradreg.jacobian.forward import call_model
+from gradreg.jacobian.target import call_loss
+from gradreg.metrics import evaluating
+from gradreg.mixup import Mixup
+from gradreg.objective import Objective, Result
+from gradreg.penalties.base import Penalty, next_step
+from gradreg.penalties.schedule import Schedule
+from gradreg.sam import _same_buffers
+
+Batches = tuple[InputTree, Labels] | Sequence[tuple[InputTree, Labels]]
+"""Points to measure on: ``(x, y)``, or a list of such batches where all at once are too many."""
+
+# In so many looks over the whole training, each of which multiplies the weights by at most e^RATE or divides them.
+UPDATES, RATE = 50, 0.2
+# As far as the weights go from where they begin.
+FARTHEST = 1e4
+
+
+class Adjustment(NamedTuple):
+    """One look of `AutoWeight` at the losses.
+
+    Attributes:
+        step: of the training, counted from 0, before which it was.
+        training: the task's loss at the training points.
+        held_out: the task's loss at the points held out.
+        factor: what multiplies the weights that were given, from then on.
+    """
+
+    step: int
+    training: float
+    held_out: float
+    factor: float
+
+
+class AutoWeight:
+    """An `Objective` whose penalties have no weight to be searched: it moves while the model trains.
+
+    A network that fits its training points much better than others needs a stronger penalty, one that fits neither a
+    weaker one. So, at the beginning and at 50 steps evenly through the training:
+
+    - The weights begin where the penalties' gradient is as long as the task's: with one common factor
+      ``||grad L|| / ||grad R||`` on the first batch, R the weighted sum of the penalties. That makes up for the scales
+      of inputs, losses and penalties; of a single penalty the weight that is given does not count.
+    - At each look the factor is multiplied by ``exp(0.2 c)``, ``c = log(ratio L_held_out / L_training)`` within -1 and
+      1; the losses are the task's, in evaluation mode. So the penalties grow as long as the training loss is less than
+      ``ratio`` times the held-out one.
+
+    Args:
+        objective: loss and penalties: an `Objective`, or `Mixup` around one. It is copied.
+        training: some of the training points, ``(x, y)`` or a list of such batches: a few hundred.
+        held_out: points that are not trained on, likewise. Their labels are used, as those of a search would be: do
+            not judge the model by them.
+        steps: that the training takes in all.
+        ratio: of the training loss to the held-out loss at which the weight stays, > 0 and < 1.
+
+    Attributes:
+        factor: what multiplies the weights that were given; 1 before the first batch.
+        history: an `Adjustment` for each look.
+        step: number of the next step; see `Objective`.
+
+    Raises:
+        TypeError: another objective; when called, a model on several processes.
+        ValueError: no penalty, no points, a ratio out of its range; when called, a loss below 0, which has no ratio.
+
+    Example:
+        >>> objective = gr.Objective(cross_entropy, gr.SpectReg(1.0))
+        >>> objective = gr.AutoWeight(objective, (x[:500], y[:500]), (x_held_out, y_held_out), steps=2000)
+        >>> for x, y in loader:
+        ...     objective(model, x, y).total.backward()
+        ...     optimizer.step(); optimizer.zero_grad()
+
+    Cost: 50 forward passes over all of these points in a whole training, and one more step.
+
+    Source: this project; see docs/auto-weight.md for what it gains and loses.
+    """
+
+    def __init__(
+        self, objective: Objective | Mixup, training: Batches, held_out: Batches, *, steps: int, ratio: float = 0.35
+    ):
+        if not isinstance(objective, (Objective, Mixup)):
+            raise TypeError(
+                f"AutoWeight got objective={objective!r}; expected gr.Objective(cross_entropy, gr.SpectReg(1.0)), or "
+                "gr.Mixup around one."
+            )
+        _checks.positive_integer(steps, "steps", "AutoWeight")
+        if not 0 < ratio < 1:
+            raise ValueError(f"AutoWeight got ratio={ratio!r}; expected a number > 0 and < 1, such as 0.35.")
+        self.objective = copy.copy(objective)
+        if isinstance(self.objective, Mixup):
+            self._whole = self.objective.objective = copy.copy(self.objective.objective)
+        else:
+            self._whole = self.objective
+        self._given = {name: penalty for name, penalty in self._whole.penalties.items() if penalty.weight > 0}
+        if not self._given:
+            raise ValueError(
+                f"AutoWeight got {objective!r}, which has no penalty of a weight > 0; write "
+                "gr.Objective(loss, gr.SpectReg(1.0))."
+            )
+        self.training, self.held_out = _batches(training, "training"), _batches(held_out, "held_out")
+        self.steps, self.ratio = steps, float(ratio)
+        self.step, self.factor = 0, 1.0
+        self.history: list[Adjustment] = []
+        self._start: float | None = None
+
+    def __call__(
+        self,
+        model: Model,
+        x: InputTree,
+        y: Labels,
+        *,
+        unlabeled: InputTree | None = None,
+        generator: Generator | None = None,
+        step: int | None = None,
+    ) -> Result:
+        """Runs the model and returns the loss with its penalties, after a look at the losses where one is due.
+
+        Args:
+            model, x, y, unlabeled, generator, step: see `Objective`.
+        """
+        step = next_step(self, step)
+        if step is not None:
+            if self._start is None:
+                self._begin(model, x, y, generator)
+            elif step % max(1, self.steps // UPDATES) == 0 and step > 0 and not self._has_looked(step):
+                self._look(model, step)
+        return self.objective(model, x, y, unlabeled=unlabeled, generator=generator, step=step)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The penalties' present weights, by name."""
+        return {name: self._whole.penalties[name].weight for name in self._given}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What training goes on from, as plain numbers."""
+        history = [list(adjustment) for adjustment in self.history]
+        return {"step": self.step, "start": self._start, "factor": self.factor, "history": history}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a state."""
+        self.step, self._start = state["step"], state["start"]
+        self.history = [Adjustment(*numbers) for numbers in state["history"]]
+        self._set(state["factor"])
+
+    def _set(self, factor: float) -> None:
+        self.factor = factor
+        self._whole.penalties = {
+            name: penalty * factor if name in self._given else penalty
+            for name, penalty in {**self._whole.penalties, **self._given}.items()
+        }
+
+    def _begin(self, model: Model, x: InputTree, y: Labels, generator: Generator | None) -> None:
+        """The factor at which penalties and task pull alike; 1 where one of them does not pull at all."""
+        if not isinstance(model, nn.Module):
+            raise TypeError(
+                f"AutoWeight got a model of type {type(model).__name__}; expected a torch.nn.Module, whose parameters' "
+                "gradients it compares."
+            )
+        _refuse_several_processes(model)
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        objective = Objective(self._whole.loss, *map(_unscheduled, self._given.values()))
+        generator = generator or self._whole.generator
+        with _random.untouched(generator, [p.device for p in parameters[:1]]), _same_buffers(model):
+            result = objective(model, x, y, generator=generator, step=0)
+            pull = _length(torch.stack([*result.terms.values()]).sum(), parameters)
+            task = _length(result.task, parameters)
+        matching = task / pull if pull > 0 else 1.0
+        self._start = matching if math.isfinite(matching) and matching > 0 else 1.0
+        self._set(self._start)
+
+    def _look(self, model: Model, step: int) -> None:
+        training, held_out = (self._loss(model, batches) for batches in (self.training, self.held_out))
+        if min(training, held_out) < 0:
+            raise ValueError(
+                f"AutoWeight compares losses by their ratio, but the loss is {training:g} at the training points and "
+                f"{held_out:g} at those held out; expected numbers >= 0, as of cross-entropy or a squared error."
+            )
+        factor = self.factor * math.exp(RATE * _change(self.ratio, training, held_out))
+        assert self._start is not None
+        self._set(min(FARTHEST * self._start, max(self._start / FARTHEST, factor)))
+        self.history.append(Adjustment(step, training, held_out, self.factor))
+
+    def _has_looked(self, step: int) -> bool:
+        return bool(self.history) and self.history[-1].step == step
+
+    def _loss(self, model: Model, batches: list[tuple[InputTree, Labels]]) -> float:
+        """The mean of the task's loss over points, in evaluation mode."""
+        total = count = 0.0
+        with evaluating(model), torch.no_grad():
+            for x, y in batches:
+                size = next(tensor.shape[0] for _, tensor in _tree.tensors(x))
+                total += size * float(call_loss(self._whole.loss, call_model(model, x), y))
+                count += size
+        return total / count
+
+    def __repr__(self) -> str:
+        return f"AutoWeight({self.objective!r}, steps={self.steps}, ratio={self.ratio:g})"
+
+
+def _batches(given: Batches, name: str) -> list[tuple[InputTree, Labels]]:
+    """A list of batches, from one or several."""
+    pair = isinstance(given, tuple) and len(given) == 2 and not isinstance(given[0], tuple)
+    found: list[Any] = [given] if pair else list(given) if isinstance(given, (list, tuple)) else []
+    if not found or not all(isinstance(batch, (tuple, list)) and len(batch) == 2 for batch in found):
+        raise ValueError(
+            f"AutoWeight got {name}={_shown(given)}; expected a pair (x, y), or a list of such batches, of one point "
+            "or more."
+        )
+    return [(x, y) for x, y in found]
+
+
+def _shown(given: object) -> str:
+    kinds = [type(item).__name__ for item in given] if isinstance(given, (tuple, list)) else []
+    return f"{type(given).__name__} of {kinds}" if kinds else type(given).__name__
+
+
+def _change(ratio: float, training: float, held_out: float) -> float:
+    """By how much of the fastest change the weights are to move, from -1 to 1."""
+    if not math.isfinite(training):
+        return -1.0
+    if held_out == 0 or math.isnan(held_out):
+        return 0.0
+    return 1.0 if training == 0 else min(1.0, max(-1.0, math.log(ratio) + math.log(held_out) - math.log(training)))
+
+
+def _unscheduled(penalty: Penalty) -> Penalty:
+    """The penalty taken as a whole at every step."""
+    whole = copy.copy(penalty)
+    whole.schedule = Schedule(owner=penalty.schedule.owner)
+    return whole
+
+
+def _length(value: Tensor, parameters: list[nn.Parameter]) -> float:
+    """The L2 norm of a value's gradient with respect to all parameters together."""
+    if not value.requires_grad or not parameters:
+        return 0.0
+    found = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
+    return math.sqrt(sum(part.double().square().sum().item() for part in found if part is not None))
+
+
+def _refuse_several_processes(model: nn.Module) -> None:
+    """Each process would find a weight of its own.
+
+    Raises:
+        TypeError: the model is wrapped for several processes.
+    """
+    wrapped = isinstance(model, DistributedDataParallel)
+    try:
+        refuse_sharded(model, tangents=False)
+    except _checks.UnsupportedOperationError:
+        wrapped = True
+    if wrapped:
+        raise TypeError(
+            f"AutoWeight got a model on several processes ({type(model).__name__}), each of which would find another "
+            "weight. Train on one process first, and give the last of its `weights` to the others."
+        )

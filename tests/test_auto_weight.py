@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 import gradreg as gr
+from gradreg import Adjustment
 
 X, Y = batch(6)
 POINTS, OTHERS = (X[:4], Y[:4]), (X[4:], Y[4:])
@@ -74,7 +76,7 @@ def test_it_moves_by_the_ratio_of_the_losses(distance: float) -> None:
     # Of 100 steps every other one is a look; the first is where it begins.
     change = math.exp(0.2 * max(-1.0, min(1.0, distance)))
     assert factors == pytest.approx([factors[0] * change ** (i // 2) for i in range(7)], rel=1e-9)
-    assert [look.step for look in objective.history] == [2, 4, 6]
+    assert [look.step for look in objective.history] == [0, 2, 4, 6]
     assert objective.history[0].training == pytest.approx(training)
     assert objective.history[0].held_out == pytest.approx(scale * held_out)
 
@@ -86,7 +88,7 @@ def test_batches_are_weighed_by_their_examples() -> None:
     for objective in (one, several):
         for _ in range(3):
             objective(model, X, Y)
-    assert several.history[0] == pytest.approx(one.history[0], rel=1e-9)
+    assert several.history[1] == pytest.approx(one.history[1], rel=1e-9)
 
 
 def test_a_step_is_that_of_an_objective_with_the_same_weights() -> None:
@@ -133,11 +135,27 @@ def test_schedules_hold_beside_it_and_do_not_hide_where_it_begins() -> None:
     assert (rising, doubled) == (0.0, pytest.approx(2 * first))
 
 
-def test_measuring_is_no_step() -> None:
-    objective = auto()
+@pytest.mark.parametrize("step", [None, 0, 2])
+def test_measuring_is_no_step(step: int | None) -> None:
+    model, objective, other = build("softplus"), auto(), auto()
     with torch.no_grad():
-        objective(build("softplus"), X, Y)
+        objective(model, X, Y, step=step)
     assert (objective.step, objective.factor, objective.history) == (0, 1.0, [])
+    for one in (objective, other):
+        one(model, X, Y)
+    with torch.no_grad():
+        objective(model, X, Y, step=step)
+    assert objective.history == other.history
+
+
+@pytest.mark.parametrize(("steps", "looks"), [(1, 0), (10, 9), (50, 49), (75, 49), (99, 49), (149, 49), (2000, 49)])
+def test_looks_are_49_and_evenly_spaced(steps: int, looks: int) -> None:
+    objective = auto(steps=steps)
+    objective.history = [Adjustment(0, 1.0, 1.0, 1.0)]
+    due = [step for step in range(1, steps) if objective._is_due(step)]
+    assert len(due) == looks
+    gaps = {b - a for a, b in pairwise([0, *due])}
+    assert max(gaps, default=0) - min(gaps, default=0) <= 1
 
 
 def test_it_goes_on_from_its_state() -> None:
@@ -163,6 +181,55 @@ def test_mixup_within_it() -> None:
     found = objective(model, X, Y, generator=draws[0])
     expected = gr.Mixup(gr.Objective(cross_entropy, gr.FrobReg(objective.factor)), 1.0, classes=4)
     torch.testing.assert_close(found.total, expected(model, X, Y, generator=draws[1]).total, rtol=1e-12, atol=0)
+
+
+class Drawing(nn.Module):
+    """Draws and counts in evaluation mode too."""
+
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(X[0].numel(), 4).to(X.dtype)
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count += 1
+        x = x.flatten(1)
+        return self.layer(x + torch.randn_like(x))
+
+
+def test_looks_leave_random_state_and_buffers_of_any_model_alone() -> None:
+    torch.manual_seed(0)
+    plain = Drawing()
+    watched = copy.deepcopy(plain)
+    objective = auto(gr.SpectReg(1.0), steps=50)
+    torch.manual_seed(1)
+    found = [objective(watched, X, Y).task.item() for _ in range(3)]
+    torch.manual_seed(1)
+    expected = [gr.Objective(cross_entropy, gr.SpectReg(1.0))(plain, X, Y).task.item() for _ in range(3)]
+    assert found == expected
+    assert watched.count == plain.count
+
+
+def of_probabilities(z: Tensor, p: Tensor) -> Tensor:
+    """A loss that takes class probabilities alone."""
+    return -(p * z.log_softmax(1)).sum(1).mean()
+
+
+def test_mixup_hands_its_loss_probabilities() -> None:
+    model = build("softplus").eval()
+    found = []
+    for loss in (cross_entropy, of_probabilities):
+        objective = gr.AutoWeight(
+            gr.Mixup(gr.Objective(loss, gr.FrobReg(1.0)), 1.0, classes=4), POINTS, OTHERS, steps=50
+        )
+        for _ in range(2):
+            objective(model, X, Y, generator=Generator().manual_seed(0))
+        found.append(objective.history)
+    for one, other in zip(*found, strict=True):
+        assert one == pytest.approx(other, rel=1e-6)
+    assert found[0][0].training == pytest.approx(losses(model)[0], rel=1e-6)
 
 
 def test_it_brings_an_overfitting_network_to_the_ratio() -> None:
@@ -231,15 +298,19 @@ def test_refusals() -> None:
     for ratio in (0.0, 1.0, math.nan):
         with pytest.raises(ValueError, match=r"expected a number > 0 and < 1, such as 0\.35"):
             auto(ratio=ratio)
-    for held_out in ([], X, (X, Y, Y), None):
-        with pytest.raises(ValueError, match=r"held_out=.*; expected a pair \(x, y\), or a list of such batches"):
+    for held_out in ([], X, (X, Y, Y), None, (X[:0], Y[:0]), [(X, Y), (X[:0], Y[:0])]):
+        with pytest.raises(ValueError, match=r"held_out=.*; expected a pair \(x, y\), or a list of such pairs"):
             auto(held_out=held_out)
+    with pytest.raises(ValueError, match=r"tuple\(\(6, .*\), \(6,\), \(6,\)\)"):
+        auto(held_out=(X, Y, Y))
+    # What will not do is told at the first step, not after a part of the training.
+    with pytest.raises(ValueError, match="batch"):
+        auto(held_out=(X, Y[:2]))(model, X, Y)
     with pytest.raises(TypeError, match=r"model of type function; expected a torch\.nn\.Module"):
         auto()(lambda x: x.flatten(1)[:, :4], X, Y)
     negative = gr.AutoWeight(
         gr.Objective(lambda z, y: cross_entropy(z, y) - 100, gr.FrobReg(1.0)), POINTS, OTHERS, steps=50
     )
-    negative(model, X, Y)
     with pytest.raises(ValueError, match="compares losses by their ratio, but the loss is -9"):
         negative(model, X, Y)
 
@@ -247,7 +318,10 @@ def test_refusals() -> None:
 def test_several_processes_are_refused(tmp_path: Path) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
-        with pytest.raises(TypeError, match=r"several processes \(DistributedDataParallel\)"):
-            auto()(DistributedDataParallel(build("softplus")), X, Y)
+        begun = auto()
+        begun(build("softplus"), X, Y)
+        for objective in (auto(), begun):
+            with pytest.raises(TypeError, match=r"several processes \(DistributedDataParallel\)"):
+                objective(DistributedDataParallel(build("softplus")), X, Y)
     finally:
         torch.distributed.destroy_process_group()

@@ -2,7 +2,8 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -21,12 +22,12 @@ from gradreg.penalties.base import Penalty, next_step
 from gradreg.penalties.schedule import Schedule
 from gradreg.sam import _same_buffers
 
-Batches = tuple[InputTree, Labels] | Sequence[tuple[InputTree, Labels]]
+Batches = tuple[InputTree, Labels] | list[tuple[InputTree, Labels]]
 """Points to measure on: ``(x, y)``, or a list of such batches where all at once are too many."""
 
-# In so many looks over the whole training, each of which multiplies the weights by at most e^RATE or divides them.
-UPDATES, RATE = 50, 0.2
-# As far as the weights go from where they begin.
+# A training is cut into so many parts; a look between them multiplies or divides the weights by e^RATE at most.
+PARTS, RATE = 50, 0.2
+# The weights stay within this factor of where they begin.
 FARTHEST = 1e4
 
 
@@ -49,19 +50,22 @@ class Adjustment(NamedTuple):
 class AutoWeight:
     """An `Objective` whose penalties have no weight to be searched: it moves while the model trains.
 
-    A network that fits its training points much better than others needs a stronger penalty, one that fits neither a
-    weaker one. So, at the beginning and at 50 steps evenly through the training:
+    A network that fits its training points much better than others gets a stronger penalty, one that fits neither a
+    weaker one:
 
     - The weights begin where the penalties' gradient is as long as the task's: with one common factor
       ``||grad L|| / ||grad R||`` on the first batch, R the weighted sum of the penalties. That makes up for the scales
-      of inputs, losses and penalties; of a single penalty the weight that is given does not count.
-    - At each look the factor is multiplied by ``exp(0.2 c)``, ``c = log(ratio L_held_out / L_training)`` within -1 and
-      1; the losses are the task's, in evaluation mode. So the penalties grow as long as the training loss is less than
-      ``ratio`` times the held-out one.
+      of inputs, losses and penalties; of a single penalty the weight that is given does not count. (Where one of the
+      two has no gradient, as with a last layer of zeros, the weights begin as given.)
+    - At 49 looks evenly through the training (fewer in trainings of fewer than 50 steps) the factor is multiplied by
+      ``exp(0.2 c)``, ``c = log(ratio L_held_out / L_training)`` within -1 and 1; the losses are the task's, in
+      evaluation mode. So the penalties grow as long as the training loss is less than ``ratio`` times the held-out
+      one; they stay within a factor of 10000 of where they began.
 
     Args:
         objective: loss and penalties: an `Objective`, or `Mixup` around one. It is copied.
-        training: some of the training points, ``(x, y)`` or a list of such batches: a few hundred.
+        training: some of the training points, ``(x, y)`` or a list of such batches: a few hundred, of all classes, on
+            the model's device.
         held_out: points that are not trained on, likewise. Their labels are used, as those of a search would be: do
             not judge the model by them.
         steps: that the training takes in all.
@@ -69,12 +73,13 @@ class AutoWeight:
 
     Attributes:
         factor: what multiplies the weights that were given; 1 before the first batch.
-        history: an `Adjustment` for each look.
+        history: an `Adjustment` for each look, and at first one of where the weights began.
         step: number of the next step; see `Objective`.
 
     Raises:
         TypeError: another objective; when called, a model on several processes.
-        ValueError: no penalty, no points, a ratio out of its range; when called, a loss below 0, which has no ratio.
+        ValueError: no penalty of a weight > 0, no points, a ratio out of its range; when called, a loss below 0, which
+            has no ratio.
 
     Example:
         >>> objective = gr.Objective(cross_entropy, gr.SpectReg(1.0))
@@ -83,7 +88,7 @@ class AutoWeight:
         ...     objective(model, x, y).total.backward()
         ...     optimizer.step(); optimizer.zero_grad()
 
-    Cost: 50 forward passes over all of these points in a whole training, and one more step.
+    Cost: 50 forward passes over all of these points in a whole training, and a step more.
 
     Source: this project; see docs/auto-weight.md for what it gains and loses.
     """
@@ -97,7 +102,7 @@ class AutoWeight:
                 "gr.Mixup around one."
             )
         _checks.positive_integer(steps, "steps", "AutoWeight")
-        if not 0 < ratio < 1:
+        if not (isinstance(ratio, (int, float)) and 0 < ratio < 1):
             raise ValueError(f"AutoWeight got ratio={ratio!r}; expected a number > 0 and < 1, such as 0.35.")
         self.objective = copy.copy(objective)
         if isinstance(self.objective, Mixup):
@@ -132,10 +137,11 @@ class AutoWeight:
             model, x, y, unlabeled, generator, step: see `Objective`.
         """
         step = next_step(self, step)
-        if step is not None:
+        if step is not None and torch.is_grad_enabled():
+            _refuse_several_processes(model)
             if self._start is None:
-                self._begin(model, x, y, generator)
-            elif step % max(1, self.steps // UPDATES) == 0 and step > 0 and not self._has_looked(step):
+                self._begin(model, x, y, generator, step)
+            elif self._is_due(step):
                 self._look(model, step)
         return self.objective(model, x, y, unlabeled=unlabeled, generator=generator, step=step)
 
@@ -162,47 +168,67 @@ class AutoWeight:
             for name, penalty in {**self._whole.penalties, **self._given}.items()
         }
 
-    def _begin(self, model: Model, x: InputTree, y: Labels, generator: Generator | None) -> None:
+    def _is_due(self, step: int) -> bool:
+        """Whether a part of the training ends before this step; a step that comes twice counts once."""
+        return step * PARTS // self.steps > (step - 1) * PARTS // self.steps and self.history[-1].step != step
+
+    def _begin(self, model: Model, x: InputTree, y: Labels, generator: Generator | None, step: int) -> None:
         """The factor at which penalties and task pull alike; 1 where one of them does not pull at all."""
         if not isinstance(model, nn.Module):
             raise TypeError(
                 f"AutoWeight got a model of type {type(model).__name__}; expected a torch.nn.Module, whose parameters' "
                 "gradients it compares."
             )
-        _refuse_several_processes(model)
+        # Points and losses that will not do are to be told now.
+        training, held_out = self.losses(model)
         parameters = [p for p in model.parameters() if p.requires_grad]
         objective = Objective(self._whole.loss, *map(_unscheduled, self._given.values()))
         generator = generator or self._whole.generator
-        with _random.untouched(generator, [p.device for p in parameters[:1]]), _same_buffers(model):
-            result = objective(model, x, y, generator=generator, step=0)
+        with _left_alone(model, generator):
+            result = objective(model, x, self._labels(y), generator=generator, step=0)
             pull = _length(torch.stack([*result.terms.values()]).sum(), parameters)
             task = _length(result.task, parameters)
         matching = task / pull if pull > 0 else 1.0
         self._start = matching if math.isfinite(matching) and matching > 0 else 1.0
         self._set(self._start)
+        self.history.append(Adjustment(step, training, held_out, self.factor))
 
     def _look(self, model: Model, step: int) -> None:
+        training, held_out = self.losses(model)
+        factor = self.factor * math.exp(RATE * _change(self.ratio, training, held_out))
+        assert self._start is not None
+        self._set(min(FARTHEST * self._start, max(self._start / FARTHEST, factor)))
+        self.history.append(Adjustment(step, training, held_out, self.factor))
+
+    def losses(self, model: Model) -> tuple[float, float]:
+        """The task's loss at the training points and at those held out, in evaluation mode.
+
+        Args:
+            model: a module or a function.
+
+        Raises:
+            ValueError: a loss below 0.
+        """
         training, held_out = (self._loss(model, batches) for batches in (self.training, self.held_out))
         if min(training, held_out) < 0:
             raise ValueError(
                 f"AutoWeight compares losses by their ratio, but the loss is {training:g} at the training points and "
                 f"{held_out:g} at those held out; expected numbers >= 0, as of cross-entropy or a squared error."
             )
-        factor = self.factor * math.exp(RATE * _change(self.ratio, training, held_out))
-        assert self._start is not None
-        self._set(min(FARTHEST * self._start, max(self._start / FARTHEST, factor)))
-        self.history.append(Adjustment(step, training, held_out, self.factor))
+        return training, held_out
 
-    def _has_looked(self, step: int) -> bool:
-        return bool(self.history) and self.history[-1].step == step
+    def _labels(self, y: Labels) -> Labels:
+        """Labels as the loss takes them."""
+        mixes = isinstance(self.objective, Mixup) and self.objective.alpha > 0
+        return self.objective.mixable(y) if mixes else y
 
     def _loss(self, model: Model, batches: list[tuple[InputTree, Labels]]) -> float:
         """The mean of the task's loss over points, in evaluation mode."""
         total = count = 0.0
-        with evaluating(model), torch.no_grad():
+        with _left_alone(model, None), evaluating(model), torch.no_grad():
             for x, y in batches:
-                size = next(tensor.shape[0] for _, tensor in _tree.tensors(x))
-                total += size * float(call_loss(self._whole.loss, call_model(model, x), y))
+                size = _points(x)
+                total += size * float(call_loss(self._whole.loss, call_model(model, x), self._labels(y)))
                 count += size
         return total / count
 
@@ -212,19 +238,27 @@ class AutoWeight:
 
 def _batches(given: Batches, name: str) -> list[tuple[InputTree, Labels]]:
     """A list of batches, from one or several."""
-    pair = isinstance(given, tuple) and len(given) == 2 and not isinstance(given[0], tuple)
-    found: list[Any] = [given] if pair else list(given) if isinstance(given, (list, tuple)) else []
-    if not found or not all(isinstance(batch, (tuple, list)) and len(batch) == 2 for batch in found):
+    found: list[Any] = [given] if isinstance(given, tuple) else list(given) if isinstance(given, list) else []
+    pairs = [batch for batch in found if isinstance(batch, (tuple, list)) and len(batch) == 2]
+    if not found or len(pairs) < len(found) or not all(_points(x) for x, _ in pairs):
         raise ValueError(
-            f"AutoWeight got {name}={_shown(given)}; expected a pair (x, y), or a list of such batches, of one point "
-            "or more."
+            f"AutoWeight got {name}={_shown(given)}; expected a pair (x, y), or a list of such pairs, of one point or "
+            "more each."
         )
-    return [(x, y) for x, y in found]
+    return [(x, y) for x, y in pairs]
+
+
+def _points(x: InputTree) -> int:
+    """How many examples an input tree holds."""
+    return next((tensor.shape[0] if tensor.ndim else 0 for _, tensor in _tree.tensors(x)), 0)
 
 
 def _shown(given: object) -> str:
-    kinds = [type(item).__name__ for item in given] if isinstance(given, (tuple, list)) else []
-    return f"{type(given).__name__} of {kinds}" if kinds else type(given).__name__
+    """A value by its type, and what it holds by shapes or types."""
+    if not isinstance(given, (tuple, list)):
+        return type(given).__name__
+    parts = [str(tuple(item.shape)) if isinstance(item, Tensor) else type(item).__name__ for item in given]
+    return f"{type(given).__name__}({', '.join(parts)})"
 
 
 def _change(ratio: float, training: float, held_out: float) -> float:
@@ -241,6 +275,14 @@ def _unscheduled(penalty: Penalty) -> Penalty:
     whole = copy.copy(penalty)
     whole.schedule = Schedule(owner=penalty.schedule.owner)
     return whole
+
+
+@contextmanager
+def _left_alone(model: Model, generator: Generator | None) -> Iterator[None]:
+    """Afterwards random state and buffers are as before."""
+    module = model if isinstance(model, nn.Module) else nn.Module()
+    with _random.untouched(generator, [p.device for p in module.parameters()]), _same_buffers(module):
+        yield
 
 
 def _length(value: Tensor, parameters: list[nn.Parameter]) -> float:

@@ -78,7 +78,7 @@ class Mixup:
         found = dict(_tree.tensors(x))
         for path, tensor in found.items():
             _checks.real_tensor(tensor, f"x[{path!r}]" if path else "x", _checks.BETWEEN)
-        labels = self._labels(y)
+        labels = self.mixable(y)
         batch = labels.shape[0]
         order = _random.normal((batch,), torch.empty(0, device=labels.device), generator).argsort()
         share = share_of_one(self.alpha, generator)
@@ -89,8 +89,12 @@ class Mixup:
 
         return _tree.replace(x, mix), share * labels + (1 - share) * labels[order]
 
-    def _labels(self, y: Labels) -> Tensor:
-        """Labels that can be mixed."""
+    def mixable(self, y: Labels) -> Tensor:
+        """Labels as the loss gets them, before any are mixed: class indices as probabilities, numbers as they are.
+
+        Args:
+            y: see `Objective`.
+        """
         _checks.labels_given(y, "Mixup")
         if not isinstance(y, Tensor):
             raise TypeError(f"Mixup got labels of type {type(y).__name__}; expected a tensor: torch.as_tensor(y).")

@@ -195,6 +195,22 @@ def test_measures_are_of_so_many_points_and_of_classes() -> None:
     assert out_of_range(put(RUN, {"protocol.profile_points": 5})) == out_of_range(RUN) == []
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"technique.auto_weight": 1.0}, "a ratio >= 0 and < 1"),
+        ({"penalties.0.weight": 0.0}, "0 without a penalty"),
+        ({"technique.sam": 0.1}, "0 beside technique.sam"),
+    ],
+)
+def test_weights_that_move_need_a_ratio_and_a_penalty(changes: dict[str, Any], expected: str) -> None:
+    run = put(replace(RUN, penalties=(Penalty("SpectReg", 1.0),)), {"technique.auto_weight": 0.35})
+    assert out_of_range(run) == []
+    (said,) = out_of_range(put(run, changes))
+    assert said.startswith("technique.auto_weight=")
+    assert said.endswith(f"; expected {expected}")
+
+
 def test_own_data_is_classified_whatever_its_name() -> None:
     assert replace(RUN, data=Data("sin")).metric is MSE
     assert replace(RUN, data=Data("sin", "0123")).metric is ACCURACY

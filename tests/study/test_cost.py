@@ -24,6 +24,7 @@ from gradreg.study.grid import put
 from gradreg.study.store import Store
 
 DOUBLEBACK = replace(BASELINE, penalties=(Penalty("DoubleBack", 30.0),))
+AUTO = put(SPECTREG, {"technique.auto_weight": 0.35, "schedule.steps": 200})
 SAME = [
     {"weight": 0.3},
     {"seed": 3},
@@ -81,6 +82,14 @@ def test_every_kind_of_step_gets_a_positive_time_and_the_threads_are_put_back(
     short = [put(run, {"schedule.steps": 4}) for run in (BASELINE, SPECTREG)]
     time_steps(Timing(tuple(short), tmp_path))
     assert asked == [25, 4]  # no more than the runs have steps
+
+
+def test_looks_of_weights_that_move_are_spread_over_all_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([{step_id(AUTO): 1.0, step_id(SPECTREG): 2.0}, {step_id(AUTO): 8.0}])
+    monkeypatch.setattr(module, "interleaved", lambda *_: next(times))
+    # 50 looks, counted with the one at the beginning, in 200 steps
+    assert time_steps(Timing((AUTO, SPECTREG), tmp_path)) == {step_id(AUTO): 1.0 + 8.0 / 4, step_id(SPECTREG): 2.0}
+    assert step_id(AUTO) != step_id(put(AUTO, {"schedule.steps": 100}))
 
 
 @pytest.mark.parametrize("wrong", [replace(SPECTREG, data=Data("letters")), replace(SPECTREG, model=Model("none"))])

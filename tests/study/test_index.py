@@ -32,6 +32,11 @@ def test_techniques_stand_beside_penalties(tmp_path: Path) -> None:
     store.files(run).folder.mkdir()
     store.files(run).begin(run, {})
     assert [row["penalties"] for row in Index(store).rows()] == ["SpectReg(0.1) + mixup(0.2)"]
+    other = Store(tmp_path / "other")
+    run = replace(SPECTREG, technique=Technique(mixup=0.2, auto_weight=0.35))
+    other.files(run).folder.mkdir()
+    other.files(run).begin(run, {})
+    assert [row["penalties"] for row in Index(other).rows()] == ["SpectReg(auto) + mixup(0.2)"]
 
 
 def test_index_of_another_version_is_made_anew(tmp_path: Path) -> None:

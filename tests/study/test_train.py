@@ -1,5 +1,6 @@
 """One training run: repeatable to the last bit, fair between methods, blind to the test points until asked."""
 
+import copy
 import io
 from collections.abc import Mapping
 from dataclasses import replace
@@ -242,6 +243,46 @@ def test_step_of_a_technique_is_the_librarys(technique: Technique) -> None:
         torch.testing.assert_close(one, 4 * p.grad, rtol=1e-3, atol=1e-5)
     plain, _ = gradients_of_a_step(Training(put(SPECTREG, {"loss_factor": 4.0}), divide(run, DIGITS), 10), chosen)
     assert not torch.allclose(plain[0], found[0], rtol=1e-2)
+
+
+def test_weights_move_by_points_of_every_class_at_the_library_s_losses() -> None:
+    """A balanced subset is in order of class: the first 500 of 1000 points would hold half of the classes."""
+    run = put(SPECTREG, {"technique.auto_weight": 0.35, "schedule.steps": 50})
+    run = put(run, {"split.train_size": 1000, "split.validation_size": 400, "split.test_size": 100})
+    training = Training(run, divide(run, DIGITS), 10)
+    auto, parts = training.auto_weight, training.parts
+    assert auto is not None
+    for (batch,), size in ((auto.training, 500), (auto.held_out, len(parts.validation_y))):
+        assert batch[1].unique().tolist() == list(range(10))
+        assert len(batch[1]) == size
+    for chosen in [*batches(len(training.y), run)][:3]:
+        before = copy.deepcopy(training.model).eval()
+        training.advance(chosen)
+        x, y = parts.x, parts.y
+        spread = torch.linspace(0, 999, 500, dtype=torch.float64).round().long()
+        with torch.no_grad():
+            seen = cross_entropy(before(x[spread]), y[spread]).item()
+            unseen = cross_entropy(before(parts.validation_x), parts.validation_y).item()
+        look = auto.history[-1]
+        assert (look.training, look.held_out) == pytest.approx((seen, unseen), rel=1e-4)
+    assert [look.step for look in auto.history] == [0, 1, 2]
+    assert auto.factor != auto.history[0].factor
+
+
+def test_weights_that_move_need_validation_points() -> None:
+    run = put(SPECTREG, {"technique.auto_weight": 0.35})
+    parts = divide(run, DIGITS)
+    empty = replace(parts, validation_x=parts.validation_x[:0], validation_y=parts.validation_y[:0])
+    with pytest.raises(StudyError, match=r"auto_weight needs validation points; write split\.validation_size=500"):
+        Training(run, empty, 10)
+
+
+def test_what_comes_out_says_where_the_weight_went() -> None:
+    run = put(SPECTREG, {"technique.auto_weight": 0.35})
+    found, training = train(run, DIGITS)
+    assert training.auto_weight is not None
+    assert found["weight_factor"] == training.auto_weight.factor != 1.0
+    assert "weight_factor" not in measured(SPECTREG)
 
 
 def test_decoupled_decay_takes_its_part_of_the_matrices_beside_the_step_of_adam() -> None:

@@ -7,7 +7,7 @@ import pytest
 from runs_for_tests import SIN
 from summaries_for_tests import BASE, arm, found, study
 
-from gradreg.study.config import Penalty
+from gradreg.study.config import Penalty, Technique
 from gradreg.study.grid import Arm, Grid
 from gradreg.study.html import html
 from gradreg.study.summary import Found, Summary, summarize
@@ -49,7 +49,7 @@ def test_every_mean_that_is_there_has_its_place() -> None:
     assert drawn[0] - drawn[1] == 3  # two seeds and their mean
 
 
-@pytest.mark.parametrize("why", ["few", "searched", "options", "two", "same", "baseline"])
+@pytest.mark.parametrize("why", ["few", "searched", "options", "two", "same", "baseline", "moving"])
 def test_other_groups_have_no_such_figures(why: str) -> None:
     made = arms()
     run = made[1].run
@@ -60,6 +60,8 @@ def test_other_groups_have_no_such_figures(why: str) -> None:
             made[1] = replace(made[1], search=Grid((("weight", (1.0, 2.0)),)))
         case "options":
             made[1] = replace(made[1], run=replace(run, penalties=(Penalty("DoubleBack", 1.0, (("every", 2),)),)))
+        case "moving":
+            made[1] = replace(made[1], run=replace(run, technique=Technique(auto_weight=0.35)))
         case "two":
             made[1] = replace(made[1], run=replace(run, penalties=(*run.penalties, Penalty("SpectReg", 1.0))))
         case "same":

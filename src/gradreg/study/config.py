@@ -136,7 +136,7 @@ class Technique:
         mixup: alpha of `gradreg.Mixup`; 0: none.
         sam: rho of `gradreg.SAM`; 0: none.
         auto_weight: ratio of `gradreg.AutoWeight`, which moves the penalties' weights while the network trains, by the
-            losses at the first training and validation points; 0: weights stay as they are.
+            losses at some training and validation points; 0: weights stay as they are.
     """
 
     mixup: float = 0.0
@@ -299,7 +299,7 @@ def out_of_range(run: Run) -> list[str]:
         ("technique.mixup", run.technique.mixup, run.technique.mixup >= 0, ">= 0"),
         ("technique.sam", run.technique.sam, run.technique.sam >= 0, ">= 0"),
         ("technique.auto_weight", auto, 0 <= auto < 1, "a ratio >= 0 and < 1"),
-        ("technique.auto_weight", auto, not auto or bool(run.penalties), "0 without a penalty"),
+        ("technique.auto_weight", auto, not auto or any(p.weight > 0 for p in run.penalties), "0 without a penalty"),
         ("technique.auto_weight", auto, not (auto and run.technique.sam), "0 beside technique.sam"),
         ("protocol.norm_points", run.protocol.norm_points, run.protocol.norm_points >= 1, ">= 1"),
         ("protocol.test_points", run.protocol.test_points, run.protocol.test_points >= 0, ">= 0"),

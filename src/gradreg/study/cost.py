@@ -27,6 +27,8 @@ def step_id(run: Run) -> str:
     parts = [meaning(run.data), meaning(run.model), run.optimizer.name, run.schedule.batch_size, terms]
     if used := list(run.technique.used):
         parts.append(used)
+    if run.technique.auto_weight:
+        parts.append(run.schedule.steps)  # which the looks are spread over
     if run.split.unlabelled:
         parts.append(f"{run.schedule.unlabelled_batch or run.schedule.batch_size} unlabelled")
     return digest(parts)
@@ -57,16 +59,21 @@ def save_seconds(timing: Timing, seconds: Mapping[str, float], store: Store) -> 
 def time_steps(timing: Timing) -> dict[str, float] | str:
     """Median seconds of one training step (forward, backward, optimizer) of each run, on one thread, by `step_id`.
 
+    The looks of `gradreg.AutoWeight` are spread over all steps.
+
     A run that cannot be built, by its data, sizes, network or penalties, is told in words instead, all of them at once.
     """
     import torch
 
+    from gradreg.auto_weight import PARTS
     from gradreg.data.dataset import DataError
     from gradreg.study.batches import batches
     from gradreg.study.train import Training, dataset, divide
 
     store = Store(timing.store)
     steps: dict[str, Callable[[], object]] = {}
+    looks: dict[str, Callable[[], object]] = {}
+    share: dict[str, float] = {}
     periods: dict[str, int] = {}
     problems: dict[str, list[str]] = {}
     tried: set[str] = set()
@@ -88,13 +95,19 @@ def time_steps(timing: Timing) -> dict[str, float] | str:
             continue
         steps.setdefault(step_id(run), lambda training=training, chosen=chosen: training.advance(chosen))
         periods[step_id(run)] = run.period
+        if (auto := training.auto_weight) is not None:
+            looks[step_id(run)] = lambda auto=auto, model=training.model: auto.losses(model)
+            share[step_id(run)] = min(1.0, PARTS / run.schedule.steps)
     if problems:
         return "\n".join(f"{named(runs)}: {problem}" for problem, runs in problems.items())
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         # Runs of a few steps, which only show that everything works, are not worth more.
-        return interleaved(steps, min(REPEATS, max(run.steps for run in timing.runs)), periods)
+        repeats = min(REPEATS, max(run.steps for run in timing.runs))
+        found = interleaved(steps, repeats, periods)
+        between = interleaved(looks, min(5, repeats)) if looks else {}
+        return {name: seconds + share.get(name, 0.0) * between.get(name, 0.0) for name, seconds in found.items()}
     finally:
         torch.set_num_threads(threads)
 

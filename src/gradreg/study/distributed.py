@@ -199,7 +199,7 @@ class SharedTraining(Training):
         check_batch(run.schedule.batch_size, group.world)
         if run.technique.used:
             raise StudyError(
-                f"{run.technique} mixes the examples of a batch or moves the parameters by its gradient, of which each "
+                f"{run.technique} mixes the examples of a batch, or follows its gradient or the losses, of which each "
                 "of several processes would have only its share; train on one process, without torchrun."
             )
         if run.split.unlabelled:

@@ -87,8 +87,10 @@ def _row(key: str, files: RunFiles) -> dict[str, Any]:
     """A run's directory as a row."""
     config, result, status = files.config() or {}, files.result() or {}, files.status()
     failure = files.failure() if status.state == "failed" else None
-    penalties = [f"{p['preset']}({p['weight']:g})" for p in config.get("penalties", ())]
-    penalties += [f"{name}({value:g})" for name, value in config.get("technique", {}).items() if value]
+    technique = dict(config.get("technique", {}))
+    auto = "auto" if technique.pop("auto_weight", 0) else ""
+    penalties = [f"{p['preset']}({auto or format(p['weight'], 'g')})" for p in config.get("penalties", ())]
+    penalties += [f"{name}({value:g})" for name, value in technique.items() if value]
     return {
         "key": key,
         "state": status.state,

@@ -40,7 +40,7 @@ LOSSES: dict[str, LossFunction] = {"accuracy": cross_entropy, "mse": mse_loss}
 # most so many validation points. None of this changes what comes out.
 LOOK_EVERY = 20
 LINES, CURVE_POINTS, CURVE_SIZE = 200, 10, 1000
-# `gradreg.AutoWeight` looks at so many training and validation points, the first.
+# `gradreg.AutoWeight` looks at so many training and validation points, evenly from all, which may be in order of class.
 AUTO_POINTS = 500
 
 
@@ -181,12 +181,13 @@ class Training:
         return gradients
 
     def _auto_weight(self, objective: gr.Objective | gr.Mixup) -> gr.AutoWeight:
-        """The objective whose weights move by the first training and validation points."""
-        run, parts = self.run, self.parts
-        points = [
-            (channels_last(parts.prepared(x[:AUTO_POINTS])).to(self.device), y[:AUTO_POINTS].to(self.device))
-            for x, y in ((parts.x, parts.y), (parts.validation_x, parts.validation_y))
-        ]
+        """The objective whose weights move by some of the training and validation points."""
+        run, parts, points = self.run, self.parts, []
+        for x, y in ((parts.x, parts.y), (parts.validation_x, parts.validation_y)):
+            if not len(y):
+                raise StudyError("technique.auto_weight needs validation points; write split.validation_size=500.")
+            chosen = torch.linspace(0, len(y) - 1, min(AUTO_POINTS, len(y)), dtype=torch.float64).round().long()
+            points.append((channels_last(parts.prepared(x[chosen])).to(self.device), y[chosen].to(self.device)))
         return gr.AutoWeight(objective, *points, steps=run.schedule.steps, ratio=run.technique.auto_weight)
 
     def inputs(self, chosen: Tensor) -> Tensor:

@@ -97,7 +97,8 @@ def call(row: Row) -> str:
     ]
     terms += [f"{name}({number(value)})" for name, value in run.technique.shown.items()]
     label = ", ".join(filter(None, [" + ".join(terms), *others(row)]))
-    return label if label.startswith(row.arm.name) else f"{row.arm.name} ({label})" if label else row.arm.name
+    name = row.arm.name.removesuffix("(auto)").rstrip()  # which the label says
+    return label if label.startswith(name) else f"{row.arm.name} ({label})" if label else row.arm.name
 
 
 def others(row: Row) -> list[str]:

@@ -39,7 +39,7 @@ def swept(group: Group) -> str:
     penalties = [row.arm.run.penalties for row in others]
     if len(others) < FEWEST or baseline.arm.run.penalties or any(len(terms) != 1 for terms in penalties):
         return ""
-    if any(row.arm.search is not None for row in others):
+    if any(row.arm.search is not None or row.arm.run.technique.used for row in others):
         return ""
     kinds = {(terms[0].preset, terms[0].options) for terms in penalties}
     weights = [terms[0].weight for terms in penalties]

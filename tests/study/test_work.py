@@ -1,6 +1,7 @@
 """What a worker does with one run, and what is left when it, its disk or its files come to grief."""
 
 import errno
+import gc
 import multiprocessing as mp
 import os
 import signal
@@ -27,6 +28,7 @@ from runs_for_tests import (
     work_until_write,
 )
 
+from gradreg.models import SmallCNN
 from gradreg.study.config import Data, Penalty, Run
 from gradreg.study.grid import put
 from gradreg.study.store import RunFiles, Store
@@ -411,3 +413,16 @@ def test_failure_that_another_process_has_just_kept_stands(tmp_path: Path) -> No
     files.save_failure("the loss became nan by step 20")
     assert work(Task(BASELINE, tmp_path, since=before)) == Answer("failed", error="the loss became nan by step 20")
     assert work(Task(BASELINE, tmp_path, since=time.time())).state == "done"
+
+
+def test_a_worker_does_not_keep_the_networks_of_its_runs(tmp_path: Path) -> None:
+    """They are in circles of references, which Python's own collection, off here, finds late."""
+    gc.collect()
+    gc.disable()
+    try:
+        for seed in range(3):
+            assert work(Task(put(SPECTREG, {"schedule.steps": 2, "seed": seed}), tmp_path)).state == "done"
+        alive = [item for item in gc.get_objects() if type(item) is SmallCNN]
+    finally:
+        gc.enable()
+    assert len(alive) <= 1

@@ -1,5 +1,6 @@
 """Which runs are trained at once, and the worker that does it. No torch here."""
 
+import gc
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -95,6 +96,7 @@ def work_stack(tasks: Stack) -> list[Answer] | str:
     """Does the runs of a stack that are not done nor in other hands; or says why they cannot be stacked."""
     if len(tasks) == 1:
         return [work(tasks[0])]
+    gc.collect()  # see `gradreg.study.work.train_task`
     answers: dict[Task, Answer] = {}
     held: dict[Task, RunFiles] = {}
     try:

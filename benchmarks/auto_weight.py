@@ -1,0 +1,61 @@
+"""Weights that move against weights that are searched: paired differences, from comparisons that are done.
+
+For example, after `gradreg compare digits --methods spectreg spectreg=auto`:
+python benchmarks/auto_weight.py digits --csv docs/results/auto-weight.csv
+"""
+
+import argparse
+import csv
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from gradreg.study.statistics import paired
+
+MOVING = "(auto)"
+FIELDS = ("study", "arm", "seed", "key", "test_accuracy")
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """The final runs of a study."""
+    with path.open(newline="") as file:
+        return [row for row in csv.DictReader(file) if row["test_accuracy"]]
+
+
+def table(study: str, rows: list[dict[str, str]]) -> Iterator[str]:
+    """A line of Markdown for each method that is there both ways."""
+    found: dict[str, dict[str, float]] = defaultdict(dict)
+    for row in rows:
+        found[row["arm"]][row["seed"]] = float(row["test_accuracy"])
+    for name in [name for name in found if name + MOVING in found]:
+        seeds = sorted(found[name].keys() & found[name + MOVING].keys(), key=int)
+        searched, moving = ([found[arm][seed] for seed in seeds] for arm in (name, name + MOVING))
+        estimate = paired(moving, searched)
+        mean, low, high = estimate.mean, estimate.low, estimate.high
+        yield (
+            f"| {study} | {name} | {len(seeds)} | {sum(searched) / len(seeds):.2f} | {sum(moving) / len(seeds):.2f} | "
+            f"{mean:+.2f} [{low:+.2f}, {high:+.2f}] |"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("studies", nargs="+", help="names in the store, such as digits")
+    parser.add_argument("--store", type=Path, default=Path("runs"))
+    parser.add_argument("--csv", type=Path)
+    given = parser.parse_args()
+    print("| data | method | seeds | searched | moving | difference |\n|---|---|---:|---:|---:|---:|")
+    every = []
+    for study in given.studies:
+        rows = read(given.store / "studies" / study / "runs.csv")
+        print("\n".join(table(study, rows)))
+        every += [{**{name: row.get(name, "") for name in FIELDS}, "study": study} for row in rows]
+    if given.csv is not None:
+        with given.csv.open("w", newline="") as file:
+            writer = csv.DictWriter(file, FIELDS)
+            writer.writeheader()
+            writer.writerows(every)
+
+
+if __name__ == "__main__":
+    main()

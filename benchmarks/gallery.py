@@ -7,11 +7,13 @@ python benchmarks/gallery.py gradients docs/images/gallery-gradients.png --study
 """
 
 import argparse
+import io
 from pathlib import Path
 
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -101,7 +103,8 @@ def draw_gradients(path: Path, study: str, store: Store) -> None:
     picture = saliency(collect(loaded.study, store, command=f"gradreg run {study}"), store, every=True)
     if picture is None:
         raise SystemExit(f"{study} in {store.directory} has no trained networks of images to show; run it first.")
-    path.write_bytes(picture)
+    # Of a hundred colours, which nobody tells from all, in a sixth of the bytes.
+    Image.open(io.BytesIO(picture)).convert("RGB").quantize(100).save(path, optimize=True)
 
 
 def main() -> None:

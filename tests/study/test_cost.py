@@ -134,6 +134,9 @@ def test_times_are_kept_for_the_runs_of_a_study_together(tmp_path: Path) -> None
     # With another size of the training set the step is the same, but whether it can be drawn has to be tried.
     assert known_seconds([SPECTREG, put(BASELINE, {"split.train_size": 90})], store) == {}
     assert missing_timing(runs, store) is None
+    # Kinds of steps that were not told apart when the file was made.
+    save_seconds(timing, {step_id(BASELINE): 0.001}, store)
+    assert known_seconds(runs, store) == {}
     # One more arm: all are timed anew, so that they are comparable.
     more = missing_timing([*runs, DOUBLEBACK], store)
     assert more is not None

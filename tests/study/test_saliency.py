@@ -17,8 +17,9 @@ from gradreg.study.config import Model, Penalty, Run, Split
 from gradreg.study.grid import Arm, Study, put
 from gradreg.study.own_data import own_data, with_content
 from gradreg.study.saliency import saliency
+from gradreg.study.statistics import estimate
 from gradreg.study.store import Store
-from gradreg.study.summary import Summary
+from gradreg.study.summary import Row, Summary
 from gradreg.study.sweep import Sweep
 
 RUN = put(BASELINE, {"schedule.steps": 2, "protocol.profile_points": 10, "protocol.norm_points": 2})
@@ -60,6 +61,23 @@ def test_picture_follows_the_networks(digits: tuple[Store, Summary]) -> None:
     assert saliency(alone, store) == whole
     (other,) = [row for row in group.rows[1:] if row is not best]
     assert saliency(replace(summary, groups=(replace(group, rows=(group.rows[0], other)),)), store) != whole
+
+
+def test_picture_of_every_method_has_a_line_for_each_from_the_best_on(digits: tuple[Store, Summary]) -> None:
+    store, summary = digits
+    group = summary.groups[0]
+
+    def picture(*rows: Row) -> bytes:
+        found = saliency(replace(summary, groups=(replace(group, rows=rows),)), store, every=True)
+        assert found is not None
+        return found
+
+    one, other = group.rows[1:]
+    # The means that decide the order are put in: those of the two methods may be equal.
+    worse, better = (replace(row, score=estimate([mean, mean + 1])) for row, mean in ((one, 50.0), (other, 60.0)))
+    whole = picture(group.rows[0], worse, better)
+    assert whole == picture(group.rows[0], better, worse)
+    assert imread(io.BytesIO(whole)).shape[0] > imread(io.BytesIO(picture(group.rows[0], better))).shape[0] + 50
 
 
 @pytest.mark.parametrize("harm", ["no network", "a damaged network", "no measures", "no second method", "no result"])

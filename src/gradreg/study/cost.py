@@ -35,12 +35,13 @@ def step_id(run: Run) -> str:
 
 
 def known_seconds(runs: Iterable[Run], store: Store) -> dict[str, float]:
-    """Seconds of a step by `step_id`, where these runs were tried and timed together; else empty."""
+    """Seconds of a step by `step_id`, where these runs were tried and timed together, all of them; else empty."""
+    runs = list(runs)
     try:
         found = json.loads(_file(runs, store).read_text())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return found if isinstance(found, dict) and all(step_id(run) in found for run in runs) else {}
 
 
 def missing_timing(runs: Iterable[Run], store: Store) -> Timing | None:

@@ -59,9 +59,7 @@ def saliency(summary: Summary, store: Store, *, every: bool = False) -> bytes | 
     classes = networks[0].classes
     names = [short(call(row), LABEL) for row in rows]
     if every:
-        names = [
-            f"{name}\n{row.metric.whole(row.score.mean)}" for name, row in zip(names, rows, strict=True) if row.score
-        ]
+        names = [f"{short(row.arm.name, LABEL)}\n{row.metric.whole(row.score.mean)}" for row in rows if row.score]
     return _drawn(pictures, found, names, [classes[label] for label in y.tolist()])
 
 

@@ -1,11 +1,12 @@
 """Weights that move against weights that are searched: paired differences, from comparisons that are done.
 
 For example, after `gradreg compare digits --methods spectreg spectreg=auto`:
-python benchmarks/auto_weight.py digits --csv docs/results/auto-weight.csv
+python benchmarks/auto_weight.py runs/studies/digits --csv docs/results/auto-weight.csv
 """
 
 import argparse
 import csv
+import json
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,13 @@ def read(path: Path) -> list[dict[str, str]]:
     """The final runs of a study."""
     with path.open(newline="") as file:
         return [row for row in csv.DictReader(file) if row["test_accuracy"]]
+
+
+def named(folder: Path) -> str:
+    """A study by its title and its number of training points."""
+    study = json.loads((folder / "study.json").read_text())
+    study = study.get("study", study)
+    return f"{study['title']}, {study['arms'][0]['run']['split']['train_size']} labels"
 
 
 def table(study: str, rows: list[dict[str, str]]) -> Iterator[str]:
@@ -40,14 +48,13 @@ def table(study: str, rows: list[dict[str, str]]) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("studies", nargs="+", help="names in the store, such as digits")
-    parser.add_argument("--store", type=Path, default=Path("runs"))
+    parser.add_argument("studies", nargs="+", type=Path, help="folders of studies, such as runs/studies/digits")
     parser.add_argument("--csv", type=Path)
     given = parser.parse_args()
     print("| data | method | seeds | searched | moving | difference |\n|---|---|---:|---:|---:|---:|")
     every = []
-    for study in given.studies:
-        rows = read(given.store / "studies" / study / "runs.csv")
+    for folder in given.studies:
+        study, rows = named(folder), read(folder / "runs.csv")
         print("\n".join(table(study, rows)))
         every += [{**{name: row.get(name, "") for name in FIELDS}, "study": study} for row in rows]
     if given.csv is not None:

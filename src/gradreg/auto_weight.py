@@ -219,8 +219,9 @@ class AutoWeight:
 
     def _labels(self, y: Labels) -> Labels:
         """Labels as the loss takes them."""
-        mixes = isinstance(self.objective, Mixup) and self.objective.alpha > 0
-        return self.objective.mixable(y) if mixes else y
+        if isinstance(self.objective, Mixup) and self.objective.alpha > 0:
+            return self.objective.mixable(y)
+        return y
 
     def _loss(self, model: Model, batches: list[tuple[InputTree, Labels]]) -> float:
         """The mean of the task's loss over points, in evaluation mode."""
@@ -293,7 +294,7 @@ def _length(value: Tensor, parameters: list[nn.Parameter]) -> float:
     return math.sqrt(sum(part.double().square().sum().item() for part in found if part is not None))
 
 
-def _refuse_several_processes(model: nn.Module) -> None:
+def _refuse_several_processes(model: Model) -> None:
     """Each process would find a weight of its own.
 
     Raises:

@@ -369,10 +369,12 @@ def test_penalties_that_cannot_be_divided(penalty: gr.Penalty, message: str) -> 
         share_penalty(penalty, Share(0, 2))
 
 
-@pytest.mark.parametrize("technique", [Technique(mixup=0.2), Technique(sam=0.05)], ids=str)
+@pytest.mark.parametrize("technique", [Technique(mixup=0.2), Technique(sam=0.05), Technique(auto_weight=0.3)], ids=str)
 def test_techniques_cannot_be_divided(technique: Technique) -> None:
     run = replace(BASELINE, technique=technique)
-    with pytest.raises(StudyError, match=r"(Mixup\(0.2\)|SAM\(0.05\)) mixes the examples of a batch or moves"):
+    with pytest.raises(
+        StudyError, match=r"^(Mixup\(0.2\)|SAM\(0.05\)|AutoWeight\(0.3\)) mixes the examples of a batch, or follows"
+    ):
         SharedTraining(run, divide(run, dataset("digits")), 10, Group(0, 2, "cpu"))
 
 

@@ -225,7 +225,9 @@ def put(run: Run, values: Mapping[str, Any]) -> Run:
     from gradreg.study.suggest import unknown
 
     known = paths(run)
-    wrong = [unknown(path, known) for path in values if path not in known]
+    # "weight" of a run without penalties is not to be taken for that of a technique.
+    others = [path for path in known if path != "technique.auto_weight"]
+    wrong = [unknown(path, others if path == "weight" else known) for path in values if path not in known]
     if wrong:
         raise StudyError("; ".join(wrong) + ("" if wrong[-1].endswith("?") else "."))
     for path, value in values.items():

@@ -28,6 +28,21 @@ def test_seconds_are_read_before_and_after_each_call() -> None:
     assert in_turn({"a": lambda: None}, 2, warm=1, clock=lambda: next(clock)) == {"a": [1.0, 50.0]}
 
 
+def test_slow_calls_are_counted_three_times_once_the_time_is_up() -> None:
+    """The time is up in the second repeat, which does not count, and after many repeats that do."""
+    now, calls = 0.0, 0
+
+    def slow(seconds: float) -> None:
+        nonlocal now, calls
+        calls += 1
+        now += seconds
+
+    assert in_turn({"a": lambda: slow(7.0)}, 25, within=10.0, clock=lambda: now) == {"a": [7.0] * 3}
+    assert calls == 2 + 3
+    assert in_turn({"a": lambda: slow(1.0)}, 25, within=10.5, clock=lambda: now) == {"a": [1.0] * 8}
+    assert in_turn({"a": lambda: slow(1.0)}, 5, within=100.0, clock=lambda: now) == {"a": [1.0] * 5}
+
+
 def test_a_period_is_run_as_a_whole_and_counts_as_its_mean() -> None:
     calls: list[str] = []
     now = 0.0

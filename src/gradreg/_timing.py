@@ -42,6 +42,7 @@ def in_turn(
     repeats: int,
     *,
     warm: int = 3,
+    within: float = float("inf"),
     periods: Mapping[str, int] | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
@@ -51,6 +52,7 @@ def in_turn(
         steps: what is called.
         repeats: how many times each is counted.
         warm: repeats before, which do not count: the first steps allocate.
+        within: seconds after which each further repeat counts, and none begins once three have.
         periods: for calls whose cost comes round every k calls (a lazy penalty), that k. A repeat then makes k calls
             and counts their mean.
         clock: gives seconds; on a device that works on its own, one that waits for it first.
@@ -60,13 +62,20 @@ def in_turn(
         ['sum', 'nothing']
     """
     seconds: dict[str, list[float]] = {name: [] for name in steps}
+    spent, counted = 0.0, 0
     for repeat in range(warm + repeats):
+        late = spent > within
+        if late and counted >= 3:
+            break
+        counts = late or repeat >= warm
+        counted += counts
         for name, step in steps.items():
             calls = (periods or {}).get(name, 1)
             begin = clock()
             for _ in range(calls):
                 step()
-            taken = (clock() - begin) / calls
-            if repeat >= warm:
-                seconds[name].append(taken)
+            elapsed = clock() - begin
+            spent += elapsed
+            if counts:
+                seconds[name].append(elapsed / calls)
     return seconds

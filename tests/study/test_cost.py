@@ -19,6 +19,7 @@ from gradreg.study.cost import (
     save_seconds,
     step_id,
     time_steps,
+    timed_on,
 )
 from gradreg.study.grid import put
 from gradreg.study.store import Store
@@ -65,9 +66,9 @@ def test_every_kind_of_step_gets_a_positive_time_and_the_threads_are_put_back(
 ) -> None:
     asked: list[int] = []
 
-    def noted(steps: Any, repeats: int, periods: Any) -> dict[str, float]:
+    def noted(steps: Any, repeats: int, periods: Any, clock: Any) -> dict[str, float]:
         asked.append(repeats)
-        return interleaved(steps, 2, periods)
+        return interleaved(steps, 2, periods, clock)
 
     monkeypatch.setattr(module, "interleaved", noted)
     runs = [BASELINE, SPECTREG, put(SPECTREG, {"seed": 3}), DOUBLEBACK]
@@ -118,7 +119,7 @@ def test_step_is_another_with_a_technique_or_another_optimizer_and_not_with_anot
 
 
 def test_time_is_the_median(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "in_turn", lambda steps, repeats, periods: {name: [1.0, 50.0, 2.0] for name in steps})
+    monkeypatch.setattr(module, "in_turn", lambda steps, repeats, **_: {name: [1.0, 50.0, 2.0] for name in steps})
     assert interleaved({"a": lambda: None}, repeats=3) == {"a": 2.0}
 
 
@@ -141,6 +142,27 @@ def test_times_are_kept_for_the_runs_of_a_study_together(tmp_path: Path) -> None
     more = missing_timing([*runs, DOUBLEBACK], store)
     assert more is not None
     assert len(more.runs) == 3
+
+
+def test_the_device_is_kept_with_the_times(tmp_path: Path) -> None:
+    store, runs = Store(tmp_path), [BASELINE, SPECTREG]
+    timing = Timing(tuple(runs), tmp_path, "cuda")
+    assert missing_timing(runs, store, "cuda") == timing
+    assert timed_on(runs, store) == "cpu"  # nothing is known
+    seconds = {step_id(run): 0.001 for run in runs}
+    save_seconds(timing, seconds, store)
+    assert known_seconds(runs, store) == seconds
+    assert timed_on(runs, store) == "cuda"
+    assert missing_timing(runs, store) is None  # all of them on one device: comparable with each other
+    save_seconds(replace(timing, device="cpu"), seconds, store)
+    assert timed_on(runs, store) == "cpu"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
+def test_steps_are_tried_and_timed_on_a_gpu(tmp_path: Path) -> None:
+    found = time_steps(Timing((BASELINE, SPECTREG), tmp_path, "cuda"))
+    assert isinstance(found, dict)
+    assert all(0 < seconds < 1 for seconds in found.values())
 
 
 @pytest.mark.parametrize("how", [how for how in DAMAGES if how not in ("foreign", "bit flipped")])

@@ -368,6 +368,13 @@ def test_notes_name_the_rule_the_validation_points_and_the_tuning_seeds(case: Su
         assert note.endswith(case.rule)
 
 
+@every_case
+def test_notes_say_where_steps_were_timed(case: Summary) -> None:
+    told = "median time of a training step over the baseline's, on {}, interleaved"
+    assert told.format("one thread") in " ".join(notes(case))
+    assert told.format("a GPU, not compiled") in " ".join(notes(replace(case, timed_on="cuda")))
+
+
 def test_notes_name_missing_failed_and_fewer() -> None:
     found_notes = notes(HOLES)
     assert "failed: SpectReg, seed 3: FloatingPointError: the loss was not finite at step 31" in found_notes

@@ -130,7 +130,7 @@ def do(loaded: Loaded, doing: Doing, command: str, console: Console) -> Summary:
     changed = before.missing + before.running > 0 or (doing.retry_failed and before.failed > 0)
     if changed:
         save_study(loaded, store, command)
-        seconds = _timed(loaded, store, console)
+        seconds = _timed(loaded, store, console, doing.device)
         sweep = Sweep(study, store, seconds=seconds, retry_failed=doing.retry_failed, device=doing.device)
         with _sigterm_as_interrupt(), _display(console, sweep) as tick:
             sweep.go(executor, tick)
@@ -213,10 +213,10 @@ def minutes(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _timed(loaded: Loaded, store: Store, console: Console) -> dict[str, float]:
+def _timed(loaded: Loaded, store: Store, console: Console, device: str) -> dict[str, float]:
     """Tries each configuration in a process of its own, and times its step."""
     runs = [arm.run for arm in loaded.study.arms]
-    timing = missing_timing(runs, store)
+    timing = missing_timing(runs, store, device)
     if timing is None:
         return known_seconds(runs, store)
     with console.status("trying each configuration, and timing a training step of it"):

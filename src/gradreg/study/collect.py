@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from gradreg.study.config import Run
-from gradreg.study.cost import known_seconds, step_id
+from gradreg.study.cost import known_seconds, step_id, timed_on
 from gradreg.study.grid import Arm, Study, final_runs
 from gradreg.study.search import progress
 from gradreg.study.store import Store
@@ -23,7 +24,8 @@ def collect(study: Study, store: Store, *, command: str, notes: Sequence[str] = 
         command: what repeats the study.
         notes: sentences about the data.
     """
-    seconds = known_seconds([arm.run for arm in study.arms], store)
+    compared = [arm.run for arm in study.arms]
+    seconds = known_seconds(compared, store)
     found = [_found(arm, study, store, seconds) for arm in study.arms]
     environments: dict[tuple[tuple[str, object], ...], dict[str, object]] = {}
     for item in found:
@@ -32,7 +34,8 @@ def collect(study: Study, store: Store, *, command: str, notes: Sequence[str] = 
             if known is not None:
                 kept = {name: value for name, value in known.items() if name not in _OF_A_RUN}
                 environments.setdefault(tuple(sorted((k, str(v)) for k, v in kept.items())), kept)
-    return summarize(study, found, command=command, environments=list(environments.values()), notes=notes)
+    summary = summarize(study, found, command=command, environments=list(environments.values()), notes=notes)
+    return replace(summary, timed_on=timed_on(compared, store))
 
 
 def _found(arm: Arm, study: Study, store: Store, seconds: Mapping[str, float]) -> Found:

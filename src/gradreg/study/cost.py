@@ -2,15 +2,20 @@
 
 import json
 import statistics
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gradreg._timing import in_turn
 from gradreg.study.config import Run, StudyError, digest, meaning
 from gradreg.study.store import Store, write_atomically
 
 REPEATS = 25
+# Seconds after which large networks are timed no more often than three times.
+WITHIN = 60.0
+_DEVICE = "device"  # beside the steps' ids, which are hexadecimal
 
 
 @dataclass(frozen=True)
@@ -19,6 +24,7 @@ class Timing:
 
     runs: tuple[Run, ...]
     store: Path
+    device: str = "cpu"
 
 
 def step_id(run: Run) -> str:
@@ -36,36 +42,39 @@ def step_id(run: Run) -> str:
 
 def known_seconds(runs: Iterable[Run], store: Store) -> dict[str, float]:
     """Seconds of a step by `step_id`, where these runs were tried and timed together, all of them; else empty."""
-    runs = list(runs)
-    try:
-        found = json.loads(_file(runs, store).read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) and all(step_id(run) in found for run in runs) else {}
+    return {name: seconds for name, seconds in _kept(runs, store).items() if name != _DEVICE}
 
 
-def missing_timing(runs: Iterable[Run], store: Store) -> Timing | None:
-    """What has to be timed; None where it was."""
+def timed_on(runs: Iterable[Run], store: Store) -> str:
+    """The device that `known_seconds` are of."""
+    return str(_kept(runs, store).get(_DEVICE, "cpu"))
+
+
+def missing_timing(runs: Iterable[Run], store: Store, device: str = "cpu") -> Timing | None:
+    """What has to be timed, on this device; None where it was, on whichever."""
     runs = list(runs)
     if known_seconds(runs, store):
         return None
-    return Timing(tuple(dict.fromkeys(runs)), store.directory)
+    return Timing(tuple(dict.fromkeys(runs)), store.directory, device)
 
 
 def save_seconds(timing: Timing, seconds: Mapping[str, float], store: Store) -> None:
     """Keeps what was timed."""
-    write_atomically(_file(timing.runs, store), json.dumps(seconds, indent=1))
+    kept = dict(seconds) if timing.device == "cpu" else {**seconds, _DEVICE: timing.device}
+    write_atomically(_file(timing.runs, store), json.dumps(kept, indent=1))
 
 
 def time_steps(timing: Timing) -> dict[str, float] | str:
-    """Median seconds of one training step (forward, backward, optimizer) of each run, on one thread, by `step_id`.
+    """Median seconds of one training step (forward, backward, optimizer) of each run, by `step_id`.
 
-    The looks of `gradreg.AutoWeight` are spread over all steps.
+    On one thread, or on a GPU by steps that are not compiled. The looks of `gradreg.AutoWeight` are spread over all
+    steps.
 
     A run that cannot be built, by its data, sizes, network or penalties, is told in words instead, all of them at once.
     """
     import torch
 
+    from gradreg._peak import clock_of
     from gradreg.auto_weight import PARTS
     from gradreg.data.dataset import DataError
     from gradreg.study.batches import batches
@@ -85,7 +94,7 @@ def time_steps(timing: Timing) -> dict[str, float] | str:
         tried.add(built)
         try:
             data = dataset(run.data.name, store.pack(run.data.content) if run.data.content else None)
-            training = Training(run, divide(run, data), data.outputs)
+            training = Training(run, divide(run, data), data.outputs, timing.device)
             chosen = next(batches(len(training.y), run))
             training.advance(chosen)
         except (DataError, StudyError) as error:
@@ -101,13 +110,13 @@ def time_steps(timing: Timing) -> dict[str, float] | str:
             share[step_id(run)] = min(1.0, PARTS / run.schedule.steps)
     if problems:
         return "\n".join(f"{named(runs)}: {problem}" for problem, runs in problems.items())
-    threads = torch.get_num_threads()
+    threads, clock = torch.get_num_threads(), clock_of(torch.device(timing.device))
     torch.set_num_threads(1)
     try:
         # Runs of a few steps, which only show that everything works, are not worth more.
         repeats = min(REPEATS, max(run.steps for run in timing.runs))
-        found = interleaved(steps, repeats, periods)
-        between = interleaved(looks, min(5, repeats)) if looks else {}
+        found = interleaved(steps, repeats, periods, clock)
+        between = interleaved(looks, min(5, repeats), None, clock) if looks else {}
         return {name: seconds + share.get(name, 0.0) * between.get(name, 0.0) for name, seconds in found.items()}
     finally:
         torch.set_num_threads(threads)
@@ -119,11 +128,23 @@ def named(runs: list[str]) -> str:
 
 
 def interleaved(
-    steps: Mapping[str, Callable[[], object]], repeats: int = REPEATS, periods: Mapping[str, int] | None = None
+    steps: Mapping[str, Callable[[], object]],
+    repeats: int = REPEATS,
+    periods: Mapping[str, int] | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
     """Median seconds of each call, in turn; see `in_turn`."""
-    found = in_turn(steps, repeats, periods=periods)
+    found = in_turn(steps, repeats, periods=periods, within=WITHIN, clock=clock)
     return {name: statistics.median(seconds) for name, seconds in found.items()}
+
+
+def _kept(runs: Iterable[Run], store: Store) -> dict[str, Any]:
+    runs = list(runs)
+    try:
+        found = json.loads(_file(runs, store).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) and all(step_id(run) in found for run in runs) else {}
 
 
 def _file(runs: Iterable[Run], store: Store) -> Path:

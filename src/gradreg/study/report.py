@@ -127,10 +127,11 @@ def measured(summary: Summary) -> list[str]:
         )
     points = spread(arm.run.protocol.norm_points for arm in s.arms)
     outputs = "logits" if s.metric.higher else "output"
+    where = "one thread" if summary.timed_on == "cpu" else "a GPU, not compiled"
     found += [
         selection(summary),
         f"||J||: mean of ||d {outputs} / d input||_F on the first {points} test points, mean over the seeds; cost: "
-        "median time of a training step over the baseline's, on one thread, interleaved",
+        f"median time of a training step over the baseline's, on {where}, interleaved",
     ]
     if any(row.arm.reported_weight is not None for row in summary.rows):
         found.append("beside a weight: the one that the paper selected, in the same unit")

@@ -184,6 +184,7 @@ class Summary:
         environments: versions, commit and device of the runs, each once.
         notes: sentences about the data, such as images that were skipped.
         rule: how configurations were selected.
+        timed_on: the device that costs are of.
     """
 
     study: Study
@@ -192,6 +193,7 @@ class Summary:
     environments: tuple[Mapping[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
     rule: str = ""
+    timed_on: str = "cpu"
 
     @property
     def metric(self) -> Metric:

@@ -21,11 +21,9 @@ X, Y = batch(6)
 POINTS, OTHERS = (X[:4], Y[:4]), (X[4:], Y[4:])
 
 
-def auto(*penalties: gr.Penalty, steps: int = 100, ratio: float = 0.35, **points: Any) -> gr.AutoWeight:
-    given = {"training": POINTS, "held_out": OTHERS, **points}
-    return gr.AutoWeight(
-        gr.Objective(cross_entropy, *(penalties or (gr.FrobReg(1.0),))), **given, steps=steps, ratio=ratio
-    )
+def auto(*penalties: gr.Penalty, steps: int = 100, begin: float = 0.0, **options: Any) -> gr.AutoWeight:
+    given = {"training": POINTS, "held_out": OTHERS, "steps": steps, "begin": begin, **options}
+    return gr.AutoWeight(gr.Objective(cross_entropy, *(penalties or (gr.FrobReg(1.0),))), **given)
 
 
 @pytest.mark.parametrize("weight", [1.0, 300.0])
@@ -50,12 +48,40 @@ def test_several_penalties_keep_their_proportions() -> None:
     assert objective.weights["doubleback"] == pytest.approx(15 * objective.weights["frobreg"])
 
 
+@pytest.mark.parametrize(("begin", "first"), [(0.0, 0), (0.03, 3), (0.04, 4), (0.041, 5), (0.99, 99)])
+def test_the_first_part_has_no_penalty(begin: float, first: int) -> None:
+    """Then the weight is that which begins at once with the network as it is by then."""
+    model, objective = build("softplus"), auto(begin=begin)
+    results = [objective(model, X, Y) for _ in range(first)]
+    assert all(result.terms["frobreg"] == 0 and result.total.item() == result.task.item() for result in results)
+    assert {look.step: look.factor for look in objective.history} == ({0: 0.0} if first else {})
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(2)
+    at_once = auto()
+    found, expected = objective(model, X, Y), at_once(model, X, Y)
+    assert found.terms == expected.terms
+    assert objective.history[-1] == at_once.history[0]._replace(step=first)
+    if first < 98:
+        for _ in range(2):
+            objective(model, X, Y)
+        assert len(objective.history) == len({look.step for look in objective.history}) == (first > 0) + 2
+
+
+def test_what_will_not_do_is_told_before_the_first_step() -> None:
+    """Penalties too, which count later."""
+    with pytest.raises(ValueError, match="no submodule named 'nothing'"):
+        gr.AutoWeight(
+            gr.Objective(cross_entropy, gr.SpectReg(1.0, site=gr.Hidden("nothing"))), POINTS, OTHERS, steps=99
+        )(build("softplus"), X, Y)
+
+
 def losses(model: nn.Module) -> tuple[float, float]:
     with torch.no_grad():
         return tuple(cross_entropy(model(x), y).item() for x, y in (POINTS, OTHERS))  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("distance", [-2.0, -0.4, 0.3, 5.0])
+@pytest.mark.parametrize("distance", [-2.0, -0.6, -0.58, -0.4, 0.3, 5.0])
 def test_it_moves_by_the_ratio_of_the_losses(distance: float) -> None:
     model = build("softplus").eval()
     training, held_out = losses(model)
@@ -68,13 +94,15 @@ def test_it_moves_by_the_ratio_of_the_losses(distance: float) -> None:
         OTHERS,
         steps=100,
         ratio=ratio,
+        begin=0,
     )
     factors = []
     for _ in range(7):
         objective(model, X, Y)
         factors.append(objective.factor)
     # Of 100 steps every other one is a look; the first is where it begins.
-    change = math.exp(0.2 * max(-1.0, min(1.0, distance)))
+    rate = 0.5 if math.exp(-distance) * ratio > 0.9 else 0.2
+    change = math.exp(rate * max(-1.0, min(1.0, distance)))
     assert factors == pytest.approx([factors[0] * change ** (i // 2) for i in range(7)], rel=1e-9)
     assert [look.step for look in objective.history] == [0, 2, 4, 6]
     assert objective.history[0].training == pytest.approx(training)
@@ -118,7 +146,7 @@ def test_a_step_is_that_of_an_objective_with_the_same_weights() -> None:
 def test_the_given_objective_stays_as_it_is() -> None:
     penalty = gr.FrobReg(2.0, every=2)
     objective = gr.Objective(cross_entropy, penalty)
-    wrapped = gr.AutoWeight(objective, POINTS, OTHERS, steps=10)
+    wrapped = gr.AutoWeight(objective, POINTS, OTHERS, steps=10, begin=0)
     for _ in range(3):
         wrapped(build("softplus"), X, Y)
     assert penalty.weight == objective.penalties["frobreg"].weight == 2.0
@@ -140,7 +168,7 @@ def test_measuring_is_no_step(step: int | None) -> None:
     model, objective, other = build("softplus"), auto(), auto()
     with torch.no_grad():
         objective(model, X, Y, step=step)
-    assert (objective.step, objective.factor, objective.history) == (0, 1.0, [])
+    assert (objective.step, objective.factor, objective.history) == (0, 0.0, [])
     for one in (objective, other):
         one(model, X, Y)
     with torch.no_grad():
@@ -175,7 +203,7 @@ def test_it_goes_on_from_its_state() -> None:
 def test_mixup_within_it() -> None:
     model = build("softplus")
     objective = gr.AutoWeight(
-        gr.Mixup(gr.Objective(cross_entropy, gr.FrobReg(1.0)), 1.0, classes=4), POINTS, OTHERS, steps=50
+        gr.Mixup(gr.Objective(cross_entropy, gr.FrobReg(1.0)), 1.0, classes=4), POINTS, OTHERS, steps=50, begin=0
     )
     draws = [Generator().manual_seed(5) for _ in range(2)]
     found = objective(model, X, Y, generator=draws[0])
@@ -222,7 +250,7 @@ def test_mixup_hands_its_loss_probabilities() -> None:
     found = []
     for loss in (cross_entropy, of_probabilities):
         objective = gr.AutoWeight(
-            gr.Mixup(gr.Objective(loss, gr.FrobReg(1.0)), 1.0, classes=4), POINTS, OTHERS, steps=50
+            gr.Mixup(gr.Objective(loss, gr.FrobReg(1.0)), 1.0, classes=4), POINTS, OTHERS, steps=50, begin=0
         )
         for _ in range(2):
             objective(model, X, Y, generator=Generator().manual_seed(0))
@@ -271,8 +299,8 @@ class Constant(nn.Module):
     [
         (0.0, 1.0, 0.2),
         (1.0, 0.0, 0.0),
-        (math.inf, 1.0, -0.2),
-        (math.nan, 1.0, -0.2),
+        (math.inf, 1.0, -0.5),
+        (math.nan, 1.0, -0.5),
         (1.0, math.nan, 0.0),
         (1.0, math.inf, 0.2),
     ],
@@ -280,7 +308,7 @@ class Constant(nn.Module):
 def test_losses_at_the_ends(training: float, held_out: float, change: float) -> None:
     values = {4: training, 2: held_out, 6: 1.0}
     objective = gr.AutoWeight(
-        gr.Objective(lambda z, y: z.sum() * 0 + values[len(y)], gr.FrobReg(1.0)), POINTS, OTHERS, steps=50
+        gr.Objective(lambda z, y: z.sum() * 0 + values[len(y)], gr.FrobReg(1.0)), POINTS, OTHERS, steps=50, begin=0
     )
     for _ in range(2):
         objective(Constant(), X.float(), Y)
@@ -298,6 +326,9 @@ def test_refusals() -> None:
     for ratio in (0.0, 1.0, math.nan):
         with pytest.raises(ValueError, match=r"expected a number > 0 and < 1, such as 0\.35"):
             auto(ratio=ratio)
+    for begin in (-0.1, 1.0, math.nan):
+        with pytest.raises(ValueError, match=r"got begin=.*; expected a number >= 0 and < 1, such as 0\.04"):
+            auto(begin=begin)
     for held_out in ([], X, (X, Y, Y), None, (X[:0], Y[:0]), [(X, Y), (X[:0], Y[:0])]):
         with pytest.raises(ValueError, match=r"held_out=.*; expected a pair \(x, y\), or a list of such pairs"):
             auto(held_out=held_out)

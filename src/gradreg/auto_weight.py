@@ -25,8 +25,9 @@ from gradreg.sam import _same_buffers
 Batches = tuple[InputTree, Labels] | list[tuple[InputTree, Labels]]
 """Points to measure on: ``(x, y)``, or a list of such batches where all at once are too many."""
 
-# A training is cut into so many parts; a look between them multiplies or divides the weights by e^RATE at most.
-PARTS, RATE = 50, 0.2
+# A training is cut into so many parts; a look between them multiplies or divides the weights by e^RATE at most, and
+# divides them by e^FALL where the training loss is more than NO_FIT of the held-out one.
+PARTS, RATE, FALL, NO_FIT = 50, 0.2, 0.5, 0.9
 # The weights stay within this factor of where they begin.
 FARTHEST = 1e4
 
@@ -53,14 +54,17 @@ class AutoWeight:
     A network that fits its training points much better than others gets a stronger penalty, one that fits neither a
     weaker one:
 
-    - The weights begin where the penalties' gradient is as long as the task's: with one common factor
-      ``||grad L|| / ||grad R||`` on the first batch, R the weighted sum of the penalties. That makes up for the scales
-      of inputs, losses and penalties; of a single penalty the weight that is given does not count. (Where one of the
-      two has no gradient, as with a last layer of zeros, the weights begin as given.)
-    - At 49 looks evenly through the training (fewer in trainings of fewer than 50 steps) the factor is multiplied by
-      ``exp(0.2 c)``, ``c = log(ratio L_held_out / L_training)`` within -1 and 1; the losses are the task's, in
+    - The first part of the training (`begin`) has no penalties: a network that has not begun to learn has derivatives
+      near zero, and says nothing of how strong a penalty on them should be.
+    - The weights then begin where the penalties' gradient is as long as the task's: with one common factor
+      ``||grad L|| / ||grad R||`` on the batch at hand, R the weighted sum of the penalties. That makes up for the
+      scales of inputs, losses and penalties; of a single penalty the weight that is given does not count. (Where one
+      of the two has no gradient, as with a last layer of zeros, the weights begin as given.)
+    - At looks after each fiftieth of the training (each step, in trainings of fewer than 50) the factor is multiplied
+      by ``exp(0.2 c)``, ``c = log(ratio L_held_out / L_training)`` within -1 and 1; the losses are the task's, in
       evaluation mode. So the penalties grow as long as the training loss is less than ``ratio`` times the held-out
-      one; they stay within a factor of 10000 of where they began.
+      one. Where it is more than 0.9 times the held-out one, a network that still learns what all points have in common,
+      it is ``exp(0.5 c)``. The factor stays within 10000 times and a 10000th of where it began.
 
     Args:
         objective: loss and penalties: an `Objective`, or `Mixup` around one. It is copied.
@@ -70,16 +74,17 @@ class AutoWeight:
             not judge the model by them.
         steps: that the training takes in all.
         ratio: of the training loss to the held-out loss at which the weight stays, > 0 and < 1.
+        begin: part of the training before the penalties begin, >= 0 and < 1.
 
     Attributes:
-        factor: what multiplies the weights that were given; 1 before the first batch.
-        history: an `Adjustment` for each look, and at first one of where the weights began.
+        factor: what multiplies the weights that were given; 0 before they begin.
+        history: an `Adjustment` for each look; the first is that before training, and then that of the begin.
         step: number of the next step; see `Objective`.
 
     Raises:
         TypeError: another objective; when called, a model on several processes.
-        ValueError: no penalty of a weight > 0, no points, a ratio out of its range; when called, a loss below 0, which
-            has no ratio.
+        ValueError: no penalty of a weight > 0, no points, a ratio or begin out of its range; when called, a loss below
+            0, which has no ratio.
 
     Example:
         >>> objective = gr.Objective(cross_entropy, gr.SpectReg(1.0))
@@ -88,13 +93,20 @@ class AutoWeight:
         ...     objective(model, x, y).total.backward()
         ...     optimizer.step(); optimizer.zero_grad()
 
-    Cost: 50 forward passes over all of these points in a whole training, and a step more.
+    Cost: 48 forward passes over all of these points in a whole training, and a step more.
 
     Source: this project; see docs/auto-weight.md for what it gains and loses.
     """
 
     def __init__(
-        self, objective: Objective | Mixup, training: Batches, held_out: Batches, *, steps: int, ratio: float = 0.35
+        self,
+        objective: Objective | Mixup,
+        training: Batches,
+        held_out: Batches,
+        *,
+        steps: int,
+        ratio: float = 0.35,
+        begin: float = 0.04,
     ):
         if not isinstance(objective, (Objective, Mixup)):
             raise TypeError(
@@ -104,6 +116,8 @@ class AutoWeight:
         _checks.positive_integer(steps, "steps", "AutoWeight")
         if not (isinstance(ratio, (int, float)) and 0 < ratio < 1):
             raise ValueError(f"AutoWeight got ratio={ratio!r}; expected a number > 0 and < 1, such as 0.35.")
+        if not (isinstance(begin, (int, float)) and 0 <= begin < 1):
+            raise ValueError(f"AutoWeight got begin={begin!r}; expected a number >= 0 and < 1, such as 0.04.")
         self.objective = copy.copy(objective)
         if isinstance(self.objective, Mixup):
             self._whole = self.objective.objective = copy.copy(self.objective.objective)
@@ -116,10 +130,11 @@ class AutoWeight:
                 "gr.Objective(loss, gr.SpectReg(1.0))."
             )
         self.training, self.held_out = _batches(training, "training"), _batches(held_out, "held_out")
-        self.steps, self.ratio = steps, float(ratio)
-        self.step, self.factor = 0, 1.0
+        self.steps, self.ratio, self.begin = steps, float(ratio), float(begin)
+        self.step = 0
         self.history: list[Adjustment] = []
         self._start: float | None = None
+        self._set(0.0)
 
     def __call__(
         self,
@@ -139,10 +154,11 @@ class AutoWeight:
         step = next_step(self, step)
         if step is not None and torch.is_grad_enabled():
             _refuse_several_processes(model)
-            if self._start is None:
+            if self._start is not None:
+                if self._is_due(step):
+                    self._look(model, step)
+            elif not self.history or self._may_begin(step):
                 self._begin(model, x, y, generator, step)
-            elif self._is_due(step):
-                self._look(model, step)
         return self.objective(model, x, y, unlabeled=unlabeled, generator=generator, step=step)
 
     @property
@@ -172,14 +188,19 @@ class AutoWeight:
         """Whether a part of the training ends before this step; a step that comes twice counts once."""
         return step * PARTS // self.steps > (step - 1) * PARTS // self.steps and self.history[-1].step != step
 
+    def _may_begin(self, step: int) -> bool:
+        return step >= self.begin * self.steps
+
     def _begin(self, model: Model, x: InputTree, y: Labels, generator: Generator | None, step: int) -> None:
-        """The factor at which penalties and task pull alike; 1 where one of them does not pull at all."""
+        """The factor at which penalties and task pull alike; 1 where one of them does not pull at all.
+
+        Also tried before the first step, so that what will not do is told then.
+        """
         if not isinstance(model, nn.Module):
             raise TypeError(
                 f"AutoWeight got a model of type {type(model).__name__}; expected a torch.nn.Module, whose parameters' "
                 "gradients it compares."
             )
-        # Points and losses that will not do are to be told now.
         training, held_out = self.losses(model)
         parameters = [p for p in model.parameters() if p.requires_grad]
         objective = Objective(self._whole.loss, *map(_unscheduled, self._given.values()))
@@ -188,14 +209,16 @@ class AutoWeight:
             result = objective(model, x, self._labels(y), generator=generator, step=0)
             pull = _length(torch.stack([*result.terms.values()]).sum(), parameters)
             task = _length(result.task, parameters)
-        matching = task / pull if pull > 0 else 1.0
-        self._start = matching if math.isfinite(matching) and matching > 0 else 1.0
-        self._set(self._start)
+        if self._may_begin(step):
+            matching = task / pull if pull > 0 else 1.0
+            self._start = matching if math.isfinite(matching) and matching > 0 else 1.0
+            self._set(self._start)
         self.history.append(Adjustment(step, training, held_out, self.factor))
 
     def _look(self, model: Model, step: int) -> None:
         training, held_out = self.losses(model)
-        factor = self.factor * math.exp(RATE * _change(self.ratio, training, held_out))
+        rate = RATE if training <= NO_FIT * held_out else FALL
+        factor = self.factor * math.exp(rate * _change(self.ratio, training, held_out))
         assert self._start is not None
         self._set(min(FARTHEST * self._start, max(self._start / FARTHEST, factor)))
         self.history.append(Adjustment(step, training, held_out, self.factor))
@@ -234,7 +257,7 @@ class AutoWeight:
         return total / count
 
     def __repr__(self) -> str:
-        return f"AutoWeight({self.objective!r}, steps={self.steps}, ratio={self.ratio:g})"
+        return f"AutoWeight({self.objective!r}, steps={self.steps}, ratio={self.ratio:g}, begin={self.begin:g})"
 
 
 def _batches(given: Batches, name: str) -> list[tuple[InputTree, Labels]]:

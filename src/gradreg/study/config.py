@@ -12,6 +12,8 @@ from gradreg.study.metric import ACCURACY, Metric, metric_of
 
 # Raised when the meaning of a field or the training code changes, so that old results are not taken for new ones.
 MEANING = 3
+# The same for runs with `Technique.auto_weight` alone.
+AUTO_MEANING = 2
 
 # The value of an option of a network or of a penalty.
 Scalar = bool | int | float | str
@@ -212,7 +214,8 @@ class Run:
     @cached_property
     def key(self) -> str:
         """Sixteen hexadecimal digits that name the run by its meaning."""
-        return digest({"meaning": MEANING, **meaning(self)})
+        auto = {"auto_weight": AUTO_MEANING} if self.technique.auto_weight else {}
+        return digest({"meaning": MEANING, **auto, **meaning(self)})
 
     @property
     def steps(self) -> int:

@@ -96,6 +96,8 @@ def time_steps(timing: Timing) -> dict[str, float] | str:
             data = dataset(run.data.name, store.pack(run.data.content) if run.data.content else None)
             training = Training(run, divide(run, data), data.outputs, timing.device)
             chosen = next(batches(len(training.y), run))
+            if training.auto_weight is not None:
+                training.step = run.steps // 2  # where its penalties have begun
             training.advance(chosen)
         except (DataError, StudyError) as error:
             problems.setdefault(str(error), []).append(str(run))

@@ -14,7 +14,7 @@ from pathlib import Path
 from gradreg.study.statistics import paired
 
 MOVING = "(auto)"
-FIELDS = ("study", "arm", "seed", "key", "test_accuracy")
+FIELDS = ("study", "group", "arm", "seed", "key", "test_accuracy")
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -24,26 +24,27 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def named(folder: Path) -> str:
-    """A study by its title and its number of training points."""
+    """A study by its title and, where that is one for all, its number of training points."""
     study = json.loads((folder / "study.json").read_text())
     study = study.get("study", study)
-    return f"{study['title']}, {study['arms'][0]['run']['split']['train_size']} labels"
+    sizes = {arm["run"]["split"]["train_size"] for arm in study["arms"]}
+    return f"{study['title']}, {sizes.pop()} labels" if len(sizes) == 1 else study["title"]
 
 
 def table(study: str, rows: list[dict[str, str]]) -> Iterator[str]:
     """A line of Markdown for each method that is there both ways."""
-    found: dict[str, dict[str, float]] = defaultdict(dict)
+    found: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
     for row in rows:
-        found[row["arm"]][row["seed"]] = float(row["test_accuracy"])
-    for name in [name for name in found if name + MOVING in found]:
-        seeds = sorted(found[name].keys() & found[name + MOVING].keys(), key=int)
-        searched, moving = ([found[arm][seed] for seed in seeds] for arm in (name, name + MOVING))
+        found[row.get("group", ""), row["arm"]][row["seed"]] = float(row["test_accuracy"])
+    for group, name in [(group, name) for group, name in found if (group, name + MOVING) in found]:
+        pair = [found[group, name], found[group, name + MOVING]]
+        seeds = sorted(pair[0].keys() & pair[1].keys(), key=int)
+        searched, moving = ([arm[seed] for seed in seeds] for arm in pair)
         estimate = paired(moving, searched)
         mean, low, high = estimate.mean, estimate.low, estimate.high
-        yield (
-            f"| {study} | {name} | {len(seeds)} | {sum(searched) / len(seeds):.2f} | {sum(moving) / len(seeds):.2f} | "
-            f"{mean:+.2f} [{low:+.2f}, {high:+.2f}] |"
-        )
+        where = f"{study}, {group}" if group else study
+        means = " | ".join(f"{sum(values) / len(seeds):.2f}" for values in (searched, moving))
+        yield f"| {where} | {name} | {len(seeds)} | {means} | {mean:+.2f} [{low:+.2f}, {high:+.2f}] |"
 
 
 def main() -> None:

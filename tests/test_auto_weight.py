@@ -48,7 +48,7 @@ def test_several_penalties_keep_their_proportions() -> None:
     assert objective.weights["doubleback"] == pytest.approx(15 * objective.weights["frobreg"])
 
 
-@pytest.mark.parametrize(("begin", "first"), [(0.0, 0), (0.03, 3), (0.04, 4), (0.041, 5), (0.99, 99)])
+@pytest.mark.parametrize(("begin", "first"), [(0.0, 0), (0.03, 3), (0.07, 7), (0.071, 8), (0.999, 99)])
 def test_the_first_part_has_no_penalty(begin: float, first: int) -> None:
     """Then the weight is that which begins at once with the network as it is by then."""
     model, objective = build("softplus"), auto(begin=begin)
@@ -186,16 +186,26 @@ def test_looks_are_49_and_evenly_spaced(steps: int, looks: int) -> None:
     assert max(gaps, default=0) - min(gaps, default=0) <= 1
 
 
-def test_it_goes_on_from_its_state() -> None:
+def test_looks_of_a_whole_training() -> None:
+    """One before it, one where the penalties begin, 47 more."""
+    model, objective = build("softplus"), auto(begin=0.04, steps=50)
+    for _ in range(50):
+        objective(model, X, Y)
+    assert [look.step for look in objective.history] == [0, *range(2, 50)]
+
+
+@pytest.mark.parametrize("stop", [1, 3])
+def test_it_goes_on_from_its_state(stop: int) -> None:
+    """Before the penalties begin, and after."""
     model = build("softplus")
-    whole, first, second = auto(steps=50), auto(steps=50), auto(steps=50)
+    whole, first, second = (auto(begin=0.04, steps=50) for _ in range(3))
     for _ in range(6):
         whole(model, X, Y)
-    for _ in range(3):
+    for _ in range(stop):
         first(model, X, Y)
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))
     assert second.weights == first.weights
-    for _ in range(3):
+    for _ in range(6 - stop):
         second(model, X, Y)
     assert (second.factor, second.history, second.step) == (whole.factor, whole.history, 6)
 

@@ -185,3 +185,29 @@ def test_measures_are_tabled_and_drawn(
     assert re.fullmatch(r"\| test accuracy, % (\| [0-9.]+ ){3}\|", first)
     assert len(rest) > 15
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_weights_that_move_are_compared_within_their_group(
+    module: Callable[[str], ModuleType],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = [
+        (group, arm, seed, 90 + seed + more)
+        for group, gain in (("500", 0.5), ("2000", 1.0))
+        for arm, more in (("Baseline", 0.0), ("SpectReg", 1.0), ("SpectReg(auto)", 1.0 + gain))
+        for seed in (0, 1)
+    ]
+    lines = ["group,arm,seed,key,test_accuracy", *(f"{g},{a},{s},k,{value}" for g, a, s, value in rows)]
+    (tmp_path / "runs.csv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "study.json").write_text(
+        json.dumps({"title": "one", "arms": [{"run": {"split": {"train_size": size}}} for size in (500, 2000)]})
+    )
+    monkeypatch.setattr(sys, "argv", ["auto_weight.py", str(tmp_path), "--csv", str(tmp_path / "all.csv")])
+    module("auto_weight").main()
+    assert [line.partition(" [")[0] for line in capsys.readouterr().out.splitlines()[2:]] == [
+        "| one, 500 | SpectReg | 2 | 91.50 | 92.00 | +0.50",
+        "| one, 2000 | SpectReg | 2 | 91.50 | 92.50 | +1.00",
+    ]
+    assert (tmp_path / "all.csv").read_text().splitlines()[-1] == "one,2000,SpectReg(auto),1,k,93.0"

@@ -58,7 +58,7 @@ def test_a_model_on_a_gpu_is_right_or_refused_in_our_words(case: Case, column: i
         pytest.skip(f"needs {case.needs}")
     outcome = next((outcome for outcome in case.outcomes if isinstance(outcome, Equal)), Equal())
     try:
-        with torch.backends.cudnn.flags(allow_tf32=False):  # which recurrent layers take as well
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # recurrent layers take TF32 as well
             compare(case, case.build().on("cuda"), column, outcome)
     except (UnsupportedOperationError, TypeError) as error:
         message = str(error)

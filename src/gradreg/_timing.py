@@ -52,7 +52,7 @@ def in_turn(
         steps: what is called.
         repeats: how many times each is counted.
         warm: repeats before, which do not count: the first steps allocate.
-        within: seconds after which each further repeat counts, and none begins once three have.
+        within: seconds after which each further repeat counts, and none begins once three have (or all).
         periods: for calls whose cost comes round every k calls (a lazy penalty), that k. A repeat then makes k calls
             and counts their mean.
         clock: gives seconds; on a device that works on its own, one that waits for it first.
@@ -65,7 +65,7 @@ def in_turn(
     spent, counted = 0.0, 0
     for repeat in range(warm + repeats):
         late = spent > within
-        if late and counted >= 3:
+        if late and counted >= min(3, repeats):
             break
         counts = late or repeat >= warm
         counted += counts

@@ -60,11 +60,13 @@ class AutoWeight:
       ``||grad L|| / ||grad R||`` on the batch at hand, R the weighted sum of the penalties. That makes up for the
       scales of inputs, losses and penalties; of a single penalty the weight that is given does not count. (Where one
       of the two has no gradient, as with a last layer of zeros, the weights begin as given.)
-    - At looks after each fiftieth of the training (each step, in trainings of fewer than 50) the factor is multiplied
-      by ``exp(0.2 c)``, ``c = log(ratio L_held_out / L_training)`` within -1 and 1; the losses are the task's, in
-      evaluation mode. So the penalties grow as long as the training loss is less than ``ratio`` times the held-out
-      one. Where it is more than 0.9 times the held-out one, a network that still learns what all points have in common,
-      it is ``exp(0.5 c)``. The factor stays within 10000 times and a 10000th of where it began.
+    - From then on, at looks after each fiftieth of the training (each step, in trainings of fewer than 50), the factor
+      is multiplied by ``exp(0.2 c)``, ``c = log(ratio L_held_out / L_training)`` within -1 and 1; the losses are the
+      task's, in evaluation mode. So the penalties grow as long as the training loss is less than ``ratio`` times the
+      held-out one. Where it is more than 0.9 times the held-out one, the network still learns what all points have in
+      common, and it is ``exp(0.5 c)``. The factor stays within 10000 times and a 10000th of where it began, and comes
+      back from there more slowly than it fell: a training that overfits nothing at first, and much in its last half, is
+      penalized too little.
 
     Args:
         objective: loss and penalties: an `Objective`, or `Mixup` around one. It is copied.
@@ -74,11 +76,11 @@ class AutoWeight:
             not judge the model by them.
         steps: that the training takes in all.
         ratio: of the training loss to the held-out loss at which the weight stays, > 0 and < 1.
-        begin: part of the training before the penalties begin, >= 0 and < 1.
+        begin: part of the training before the penalties begin, >= 0 and < 1; they do at the last step at the latest.
 
     Attributes:
         factor: what multiplies the weights that were given; 0 before they begin.
-        history: an `Adjustment` for each look; the first is that before training, and then that of the begin.
+        history: an `Adjustment` before training, one where the penalties begin, and one for each look.
         step: number of the next step; see `Objective`.
 
     Raises:
@@ -93,7 +95,7 @@ class AutoWeight:
         ...     objective(model, x, y).total.backward()
         ...     optimizer.step(); optimizer.zero_grad()
 
-    Cost: 48 forward passes over all of these points in a whole training, and a step more.
+    Cost: 49 forward passes over all of these points in a whole training, and two steps more.
 
     Source: this project; see docs/auto-weight.md for what it gains and loses.
     """
@@ -131,6 +133,7 @@ class AutoWeight:
             )
         self.training, self.held_out = _batches(training, "training"), _batches(held_out, "held_out")
         self.steps, self.ratio, self.begin = steps, float(ratio), float(begin)
+        self._first = min(steps - 1, math.ceil(begin * steps - 1e-9))  # 0.07 of 100 is step 7
         self.step = 0
         self.history: list[Adjustment] = []
         self._start: float | None = None
@@ -148,6 +151,8 @@ class AutoWeight:
     ) -> Result:
         """Runs the model and returns the loss with its penalties, after a look at the losses where one is due.
 
+        Before the penalties begin they are 0, also where gradients are switched off.
+
         Args:
             model, x, y, unlabeled, generator, step: see `Objective`.
         """
@@ -157,7 +162,7 @@ class AutoWeight:
             if self._start is not None:
                 if self._is_due(step):
                     self._look(model, step)
-            elif not self.history or self._may_begin(step):
+            elif not self.history or step >= self._first:
                 self._begin(model, x, y, generator, step)
         return self.objective(model, x, y, unlabeled=unlabeled, generator=generator, step=step)
 
@@ -188,9 +193,6 @@ class AutoWeight:
         """Whether a part of the training ends before this step; a step that comes twice counts once."""
         return step * PARTS // self.steps > (step - 1) * PARTS // self.steps and self.history[-1].step != step
 
-    def _may_begin(self, step: int) -> bool:
-        return step >= self.begin * self.steps
-
     def _begin(self, model: Model, x: InputTree, y: Labels, generator: Generator | None, step: int) -> None:
         """The factor at which penalties and task pull alike; 1 where one of them does not pull at all.
 
@@ -209,7 +211,7 @@ class AutoWeight:
             result = objective(model, x, self._labels(y), generator=generator, step=0)
             pull = _length(torch.stack([*result.terms.values()]).sum(), parameters)
             task = _length(result.task, parameters)
-        if self._may_begin(step):
+        if step >= self._first:
             matching = task / pull if pull > 0 else 1.0
             self._start = matching if math.isfinite(matching) and matching > 0 else 1.0
             self._set(self._start)

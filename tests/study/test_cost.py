@@ -7,9 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from runs_for_tests import BASELINE, DAMAGES, SPECTREG, spoil
 
+import gradreg as gr
+from gradreg.commands import common
 from gradreg.study import cost as module
+from gradreg.study.collect import collect
 from gradreg.study.config import Data, Model, Penalty, Run, digest
 from gradreg.study.cost import (
     Timing,
@@ -21,8 +25,11 @@ from gradreg.study.cost import (
     time_steps,
     timed_on,
 )
-from gradreg.study.grid import put
+from gradreg.study.execute import Outcome
+from gradreg.study.files import Loaded
+from gradreg.study.grid import Arm, Study, put
 from gradreg.study.store import Store
+from gradreg.study.train import Training
 
 DOUBLEBACK = replace(BASELINE, penalties=(Penalty("DoubleBack", 30.0),))
 AUTO = put(SPECTREG, {"technique.auto_weight": 0.35, "schedule.steps": 200})
@@ -88,9 +95,26 @@ def test_every_kind_of_step_gets_a_positive_time_and_the_threads_are_put_back(
 def test_looks_of_weights_that_move_are_spread_over_all_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([{step_id(AUTO): 1.0, step_id(SPECTREG): 2.0}, {step_id(AUTO): 8.0}])
     monkeypatch.setattr(module, "interleaved", lambda *_: next(times))
-    # 50 looks, counted with the one at the beginning, in 200 steps
+    # 50 looks, counted with those before and at the beginning, in 200 steps
     assert time_steps(Timing((AUTO, SPECTREG), tmp_path)) == {step_id(AUTO): 1.0 + 8.0 / 4, step_id(SPECTREG): 2.0}
     assert step_id(AUTO) != step_id(put(AUTO, {"schedule.steps": 100}))
+
+
+def test_weights_that_move_have_begun_in_the_steps_that_are_timed_and_no_look_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their first steps would be plain ones; looks are timed by themselves."""
+    seen: list[gr.AutoWeight] = []
+    make = Training._auto_weight
+
+    def noted(self: Training, *objective: Any) -> gr.AutoWeight:
+        seen.append(make(self, *objective))
+        return seen[-1]
+
+    monkeypatch.setattr(Training, "_auto_weight", noted)
+    assert isinstance(time_steps(Timing((put(AUTO, {"schedule.steps": 60}), SPECTREG), tmp_path)), dict)
+    (auto,) = seen
+    assert [(look.step, look.factor > 0) for look in auto.history] == [(30, True)]
 
 
 @pytest.mark.parametrize("wrong", [replace(SPECTREG, data=Data("letters")), replace(SPECTREG, model=Model("none"))])
@@ -119,8 +143,15 @@ def test_step_is_another_with_a_technique_or_another_optimizer_and_not_with_anot
 
 
 def test_time_is_the_median(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "in_turn", lambda steps, repeats, **_: {name: [1.0, 50.0, 2.0] for name in steps})
+    asked: list[dict[str, Any]] = []
+
+    def in_turn(steps: Any, repeats: int, **options: Any) -> dict[str, list[float]]:
+        asked.append(options)
+        return {name: [1.0, 50.0, 2.0] for name in steps}
+
+    monkeypatch.setattr(module, "in_turn", in_turn)
     assert interleaved({"a": lambda: None}, repeats=3) == {"a": 2.0}
+    assert asked[0]["within"] == 60
 
 
 def test_times_are_kept_for_the_runs_of_a_study_together(tmp_path: Path) -> None:
@@ -154,8 +185,24 @@ def test_the_device_is_kept_with_the_times(tmp_path: Path) -> None:
     assert known_seconds(runs, store) == seconds
     assert timed_on(runs, store) == "cuda"
     assert missing_timing(runs, store) is None  # all of them on one device: comparable with each other
+    arms = tuple(Arm(name, run) for name, run in zip(("Baseline", "SpectReg"), runs, strict=True))
+    assert collect(Study("s", "s", arms), store, command="").timed_on == "cuda"
     save_seconds(replace(timing, device="cpu"), seconds, store)
     assert timed_on(runs, store) == "cpu"
+
+
+def test_a_command_has_steps_timed_on_its_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Timing] = []
+
+    def execute(work: Any, tasks: Any, jobs: int) -> list[Outcome]:
+        given.extend(tasks)
+        return [Outcome(tasks[0], {step_id(run): 0.001 for run in tasks[0].runs})]
+
+    monkeypatch.setattr(common, "execute", execute)
+    arms = (Arm("Baseline", BASELINE), Arm("SpectReg", SPECTREG))
+    for device in ("cuda", "cpu"):  # the second finds them kept
+        common._timed(Loaded(Study("s", "s", arms)), Store(tmp_path), Console(quiet=True), device)
+    assert [timing.device for timing in given] == ["cuda"]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")

@@ -1,4 +1,4 @@
-"""Weights that set themselves against the paper's, which it searched for each training size: small MNIST."""
+"""Weights that move while a network trains, beside the paper's, which it searched for each training size: MNIST."""
 
 from dataclasses import replace
 
@@ -32,7 +32,7 @@ def study(scale: str = "paper", protocol: str = "paper") -> Study:
                 found.append(replace(arm, name=f"{arm.name}(auto)", run=_moving(arm), reported=None))
     return Study(
         name=asked.name("autoweight"),
-        title=asked.title("weights that set themselves against the paper's, MNIST"),
+        title=asked.title("weights that move while a network trains, beside the paper's, MNIST"),
         arms=tuple(found),
         seeds=seeds,
         about="Does a weight that moves while the network trains do as well as one that was searched? The paper's "
@@ -41,6 +41,6 @@ def study(scale: str = "paper", protocol: str = "paper") -> Study:
 
 
 def _moving(arm: Arm) -> Run:
-    """The same with a weight that moves; what it is written as then makes no difference."""
+    """The same with a weight that moves, from where one is found for it."""
     (penalty,) = arm.run.penalties
     return replace(arm.run, penalties=(replace(penalty, weight=1.0),), technique=Technique(auto_weight=RATIO))

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradreg.study.config import MEANING, Run, StudyError
+from gradreg.study.config import AUTO_MEANING, MEANING, Run, StudyError
 from gradreg.study.ray_keeper import RemoteFiles
 from gradreg.study.source import code_hash
 from gradreg.study.store import is_full
@@ -24,7 +24,7 @@ def identity() -> dict[str, str]:
     """What has to be the same on all machines, for the same run to come out the same."""
     return {
         "gradreg": _version("gradreg"),
-        "gradreg's meaning of a run": str(MEANING),
+        "gradreg's meaning of a run": f"{MEANING}.{AUTO_MEANING}",
         "torch": _version("torch").partition("+")[0],  # what follows the + says which devices it was built for
     }
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gradreg.study.config import MEANING, Run, StudyError, digest, meaning
+from gradreg.study.config import AUTO_MEANING, MEANING, Run, StudyError, digest, meaning
 from gradreg.study.grid import Arm, Grid, Study, Tpe, Values, kind, put, tuning_run
 from gradreg.study.metric import Metric
 from gradreg.study.select import Candidate, choose
@@ -105,7 +105,8 @@ def journal(arm: Arm, study: Study, store: Store) -> Path:
     """The journal of an arm's search: named by what is searched, so that another search never reads it."""
     assert isinstance(arm.search, Tpe)
     paths = {path: 0.0 for path, _ in arm.search.ranges}
-    what = [MEANING, meaning(put(arm.run, paths)), meaning(arm.search), study.tuning_seeds]
+    auto = [AUTO_MEANING] if arm.run.technique.auto_weight else []
+    what = [MEANING, meaning(put(arm.run, paths)), meaning(arm.search), study.tuning_seeds, *auto]
     return store.directory / "searches" / f"{digest(what)}.journal"
 
 

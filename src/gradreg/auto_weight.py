@@ -95,7 +95,7 @@ class AutoWeight:
         ...     objective(model, x, y).total.backward()
         ...     optimizer.step(); optimizer.zero_grad()
 
-    Cost: 49 forward passes over all of these points in a whole training, and two steps more.
+    Cost: 49 forward passes (50 with ``begin=0``) over all of these points in a whole training, and two steps more.
 
     Source: this project; see docs/auto-weight.md for what it gains and loses.
     """

@@ -80,7 +80,8 @@ class AutoWeight:
 
     Attributes:
         factor: what multiplies the weights that were given; 0 before they begin.
-        history: an `Adjustment` before training, one where the penalties begin, and one for each look.
+        history: an `Adjustment` before training, one where the penalties begin (the same with ``begin=0``), and one for
+            each look.
         step: number of the next step; see `Objective`.
 
     Raises:

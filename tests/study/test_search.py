@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from runs_for_tests import BASELINE, SIN, SPECTREG, Pretender, arm, spoil, study
 
+from gradreg.study import config
 from gradreg.study import search as module
 from gradreg.study.config import Optimizer, Penalty, Run, StudyError
-from gradreg.study.grid import TUNING_SEED, Grid, Range, Tpe, get
+from gradreg.study.grid import TUNING_SEED, Grid, Range, Tpe, get, put
 from gradreg.study.search import journal, progress, rungs, search
 from gradreg.study.store import Store
 from gradreg.study.work import Answer
@@ -54,6 +55,24 @@ def _whole(tmp_path_factory: pytest.TempPathFactory) -> Pretender:
 
 
 # --- where less is better ---------------------------------------------------------------------------------------------
+
+
+def test_another_rule_of_weights_that_move_gives_their_runs_and_searches_other_names_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moving = put(LONG, {"technique.auto_weight": 0.35})
+    rate = Tpe((("optimizer.learning_rate", Range(0.0005, 0.05)),))
+    ratio = Tpe((("technique.auto_weight", Range(0.1, 0.9)),))
+
+    def named() -> list[str]:
+        runs = [replace(run).key for run in (LONG, moving)]  # without the keys that they have
+        searched = [arm(rate, LONG), arm(rate, moving), arm(ratio, LONG)]
+        return [*runs, *(journal(one, TWO, Store(tmp_path)).name for one in searched)]
+
+    before = named()
+    for place in (config, module):
+        monkeypatch.setattr(place, "AUTO_MEANING", 99)
+    assert [one == other for one, other in zip(before, named(), strict=True)] == [True, False, True, False, False]
 
 
 @pytest.mark.parametrize("asked", [Grid((("weight", (0.01, 0.05, 0.3)),)), Tpe((("weight", Range(0.001, 1.0)),), 12)])

@@ -105,7 +105,7 @@ def journal(arm: Arm, study: Study, store: Store) -> Path:
     """The journal of an arm's search: named by what is searched, so that another search never reads it."""
     assert isinstance(arm.search, Tpe)
     paths = {path: 0.0 for path, _ in arm.search.ranges}
-    auto = [AUTO_MEANING] if arm.run.technique.auto_weight else []
+    auto = [AUTO_MEANING] if arm.run.technique.auto_weight or "technique.auto_weight" in paths else []
     what = [MEANING, meaning(put(arm.run, paths)), meaning(arm.search), study.tuning_seeds, *auto]
     return store.directory / "searches" / f"{digest(what)}.journal"
 

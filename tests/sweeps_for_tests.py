@@ -21,6 +21,7 @@ from gradreg.study.work import Task, work
 # A network that says in its run's log that it was built, and does something when it is built for one seed.
 NET = """
 import os
+import time
 import torch
 from torch import nn
 

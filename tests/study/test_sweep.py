@@ -15,6 +15,7 @@ from sweeps_for_tests import TPE, Here, built, nowhere, results, session, start,
 from gradreg.study.collect import collect
 from gradreg.study.config import StudyError
 from gradreg.study.files import load_study
+from gradreg.study.grid import final_runs
 from gradreg.study.search import journal, progress
 from gradreg.study.store import RunFiles, Store
 from gradreg.study.sweep import LocalExecutor, plan
@@ -36,10 +37,10 @@ def finished(process: subprocess.Popen[str]) -> str:
     return out
 
 
-def at_work(store: Path) -> bool:
-    """Whether a run is done, and another one is under way."""
-    noted = {file.parent.name for file in (store / "runs").glob("*/metrics.jsonl") if file.stat().st_size > 0}
-    return bool(times(store)) and noted > set(times(store))
+def started(store: Path, key: str) -> bool:
+    """Whether a run has noted metrics and is not done."""
+    notes = store / "runs" / key / "metrics.jsonl"
+    return notes.exists() and notes.stat().st_size > 0 and key not in times(store)
 
 
 # --- processes --------------------------------------------------------------------------------------------------------
@@ -48,16 +49,25 @@ def at_work(store: Path) -> bool:
 def test_killed_parent_takes_its_workers_along_and_the_same_command_ends_as_if_nothing_had_happened(
     tmp_path: Path,
 ) -> None:
-    study = toml(tmp_path, steps=500)
-    timed(study, Store(tmp_path / "runs"))
+    # Runs of one seed go slowly while a file is there, so that one of them is under way at the kill, however long that
+    # takes to arrive.
+    slow = tmp_path / "slow"
+    slow.touch()
+    pause = f"lambda *_: time.sleep(0.002 * os.path.exists({str(slow)!r}))"
+    pauses = f"nn.modules.module.register_module_forward_pre_hook({pause})"
+    study = toml(tmp_path, steps=500, at_seed=1, then=pauses)
+    store = Store(tmp_path / "runs")
+    timed(study, store)
     command = ("run", study, "--store", tmp_path / "runs", "--jobs", 2)
+    paused = final_runs(load_study(str(study), store).study.arms[0], {}, 2)[1].key
     parent = start(*command)
-    until(lambda: at_work(tmp_path / "runs"))
+    until(lambda: times(tmp_path / "runs") and started(tmp_path / "runs", paused))
     os.kill(parent.pid, signal.SIGKILL)
     parent.communicate()
     until(lambda: not session(parent.pid))
     before = times(tmp_path / "runs")
     assert 1 <= len(before) < 6
+    slow.unlink()
 
     out = finished(start(*command))
     assert f"mine: {len(before)} runs done, " in out

@@ -19,19 +19,32 @@ from gradreg.study.sweep import Sweep
 from gradreg.study.work import Task, work
 
 # A network that says in its run's log that it was built, and does something when it is built for one seed.
-NET = """
+NET = '''
 import os
 import time
 import torch
 from torch import nn
 
 
+class Slow(nn.Flatten):
+    """Waits while a file is there."""
+
+    def __init__(self, file):
+        super().__init__()
+        self.file = file
+
+    def forward(self, x):
+        time.sleep(0.01 * os.path.exists(self.file))
+        return super().forward(x)
+
+
 def build(classes, features):
     print("built", flush=True)
+    first = nn.Flatten()
     if torch.initial_seed() == {seed}:
         {then}
-    return nn.Sequential(nn.Flatten(), nn.Linear(features, 16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, classes))
-"""
+    return nn.Sequential(first, nn.Linear(features, 16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, classes))
+'''
 
 TOML = """
 name = "{name}"

@@ -53,15 +53,13 @@ def test_killed_parent_takes_its_workers_along_and_the_same_command_ends_as_if_n
     # takes to arrive.
     slow = tmp_path / "slow"
     slow.touch()
-    pause = f"lambda *_: time.sleep(0.002 * os.path.exists({str(slow)!r}))"
-    pauses = f"nn.modules.module.register_module_forward_pre_hook({pause})"
-    study = toml(tmp_path, steps=500, at_seed=1, then=pauses)
+    study = toml(tmp_path, steps=500, at_seed=1, then=f"first = Slow({str(slow)!r})")
     store = Store(tmp_path / "runs")
     timed(study, store)
     command = ("run", study, "--store", tmp_path / "runs", "--jobs", 2)
-    paused = final_runs(load_study(str(study), store).study.arms[0], {}, 2)[1].key
+    delayed = final_runs(load_study(str(study), store).study.arms[0], {}, 2)[1].key
     parent = start(*command)
-    until(lambda: times(tmp_path / "runs") and started(tmp_path / "runs", paused))
+    until(lambda: times(tmp_path / "runs") and started(tmp_path / "runs", delayed))
     os.kill(parent.pid, signal.SIGKILL)
     parent.communicate()
     until(lambda: not session(parent.pid))

@@ -34,13 +34,22 @@ def closed_form() -> dict[str, Tensor]:
     smooth = 3.0**2 / width**2 * blob(u, v, width)
     right, down = -(u - 2) / width**2 * smooth, -(v + 3) / width**2 * smooth
     u, v = u / (SIZE / 2), v / (SIZE / 2)
-    return {"right": right, "down": down, "rotation": u * down - v * right, "scaling": u * right + v * down}
+    return {
+        "right": right,
+        "down": down,
+        "rotation": u * down - v * right,
+        "scaling": u * right + v * down,
+        "stretch": u * right - v * down,
+        "shear": v * right + u * down,
+        "thickness": (right**2 + down**2).sqrt(),
+    }
 
 
 def test_tangents_are_the_derivatives_of_the_smoothed_image() -> None:
     """Against the closed form for a Gaussian; the kernel is cut off at three widths, which costs about 1 %."""
     image = blob(*places())[None, None]
-    found = gr.ImageTangents(sigma=SIGMA)(image)
+    found = gr.ImageTangents("shift+rotation+scaling+stretch+shear+thickness", SIGMA)(image)
+    torch.testing.assert_close(gr.ImageTangents(sigma=SIGMA)(image), found[:4])
     for tangent, (name, expected) in zip(found, closed_form().items(), strict=True):
         assert (tangent[0, 0] - expected).abs().max() < 0.02 * expected.abs().max(), name
 
@@ -69,6 +78,23 @@ def test_a_move_along_a_tangent_is_the_moved_image() -> None:
     # A radian moves the pixel at the edge by half the side.
     change = (smooth_turned - smooth) / (angle * SIZE / 2)
     assert (tangent[0, 0] - change).abs().max() < 0.04 * change.abs().max()
+
+
+def test_stretch_and_shear_are_the_moves_of_that_name() -> None:
+    """A blob wider by a part e and as much lower, and one pulled along the diagonals, in closed form."""
+    u, v = places()
+    e = 1e-3
+    for move, moved in (("stretch", (u * (1 + e), v / (1 + e))), ("shear", (u + e * v, v + e * u))):
+        (tangent,) = gr.ImageTangents(move, sigma=0.5)(blob(u, v)[None, None])
+        # A part e moves the pixel at the edge by e times half the side.
+        change = (blob(*moved) - blob(u, v)) / (e * SIZE / 2)
+        assert (tangent[0, 0] - change).abs().max() < 0.06 * change.abs().max(), move
+
+
+def test_thickness_is_taken_in_each_channel() -> None:
+    image = torch.stack([blob(*places()), -2 * blob(*places())])[None]
+    (tangent,) = gr.ImageTangents("thickness")(image)
+    torch.testing.assert_close(tangent[:, 1], 2 * tangent[:, 0])
 
 
 @pytest.mark.parametrize("engine", [gr.DoubleBackward(), gr.ForwardMode()], ids=repr)

@@ -14,12 +14,12 @@ from gradreg.jacobian.target import Target
 from gradreg.penalties.jacobian import JacobianPenalty
 from gradreg.penalties.schedule import Factor
 
-MOVES = ("shift", "rotation", "scaling")
+MOVES = ("shift", "rotation", "scaling", "stretch", "shear", "thickness")
 
 
 @dataclass(frozen=True)
 class ImageTangents:
-    """The derivatives of an image by small moves: two shifts, a rotation, a scaling; for `gr.Tangents`.
+    """The derivatives of an image by small moves, such as two shifts, a rotation and a scaling; for `gr.Tangents`.
 
     With I the image smoothed by a Gaussian of width ``sigma`` (so that it has derivatives, which are then analytic:
     the image convolved with those of the Gaussian), and u, v the places right and down from its middle, in units of
@@ -28,12 +28,16 @@ class ImageTangents:
         shift       dI/du', dI/dv'              along the two axes, by a pixel each
         rotation    u dI/dv' - v dI/du'         about the middle
         scaling     u dI/du' + v dI/dv'         about the middle
+        stretch     u dI/du' - v dI/dv'         wider and as much lower: an axis deformation
+        shear       v dI/du' + u dI/dv'         the same along the diagonals: a diagonal deformation
+        thickness   ||(dI/du', dI/dv')||        level lines move outwards by a pixel, in each channel
 
     u', v' are the same in pixels. So every tangent is a move of at most about a pixel at the edge. Beyond the edge the
-    image goes on as at the edge.
+    image goes on as at the edge. Shifts, rotation, scaling, stretch and shear together are all affine moves. The
+    source's thickness is the square of the one here, which depends on the scale of the pixels.
 
     Args:
-        moves: which of "shift" (two tangents), "rotation", "scaling", joined by "+".
+        moves: which of "shift" (two tangents), "rotation", "scaling", "stretch", "shear", "thickness", joined by "+".
         sigma: width of the Gaussian in pixels, > 0.
 
     Raises:
@@ -74,8 +78,14 @@ class ImageTangents:
                     found += [right, down]
                 case "rotation":
                     found.append(u * down - v * right)
-                case _:
+                case "scaling":
                     found.append(u * right + v * down)
+                case "stretch":
+                    found.append(u * right - v * down)
+                case "shear":
+                    found.append(v * right + u * down)
+                case _:
+                    found.append(torch.hypot(right, down))
         return torch.stack(found)
 
     def _derivatives(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """Shared setup of the tests: one thread per process, a fixed seed before each test."""
 
+import gc
 import os
 import signal
 import sys
@@ -13,6 +14,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 torch.set_num_threads(1)
 # In the background of a script SIGINT is ignored, and would be by the commands that tests press Ctrl-C on.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _collected() -> None:
+    """Leaves out what modules and tests before made, where Python looks for garbage, which each run does once."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

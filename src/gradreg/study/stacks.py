@@ -1,6 +1,5 @@
 """Which runs are trained at once, and the worker that does it. No torch here."""
 
-import gc
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +10,19 @@ from gradreg.study.config import Run, StudyError, stack_kind
 from gradreg.study.environment import environment
 from gradreg.study.execute import Outcome, execute
 from gradreg.study.store import RunFiles, Store, is_full
-from gradreg.study.work import Answer, Task, ended, load_data, log_to, start_of, stop_on_sigterm, stopping, usable, work
+from gradreg.study.work import (
+    Answer,
+    Task,
+    ended,
+    forget_run,
+    load_data,
+    log_to,
+    start_of,
+    stop_on_sigterm,
+    stopping,
+    usable,
+    work,
+)
 
 USUAL_ON_GPU = 32
 
@@ -96,7 +107,7 @@ def work_stack(tasks: Stack) -> list[Answer] | str:
     """Does the runs of a stack that are not done nor in other hands; or says why they cannot be stacked."""
     if len(tasks) == 1:
         return [work(tasks[0])]
-    gc.collect()  # see `gradreg.study.work.train_task`
+    forget_run()
     answers: dict[Task, Answer] = {}
     held: dict[Task, RunFiles] = {}
     try:

@@ -20,7 +20,7 @@ types: $(INSTALLED)
 	$(BIN)/pyright
 
 unit: $(INSTALLED)
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist loadfile
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

@@ -81,7 +81,7 @@ def test_a_move_along_a_tangent_is_the_moved_image() -> None:
 
 
 def test_stretch_and_shear_are_the_moves_of_that_name() -> None:
-    """A blob wider by a part e and as much lower, and one pulled along the diagonals, in closed form."""
+    """A blob narrower by a part e and as much taller, and one pressed along a diagonal, in closed form."""
     u, v = places()
     e = 1e-3
     for move, moved in (("stretch", (u * (1 + e), v / (1 + e))), ("shear", (u + e * v, v + e * u))):
@@ -89,6 +89,18 @@ def test_stretch_and_shear_are_the_moves_of_that_name() -> None:
         # A part e moves the pixel at the edge by e times half the side.
         change = (blob(*moved) - blob(u, v)) / (e * SIZE / 2)
         assert (tangent[0, 0] - change).abs().max() < 0.06 * change.abs().max(), move
+
+
+def test_thickness_grows_a_disc() -> None:
+    """Against a disc with a soft edge whose radius grows."""
+    u, v = places()
+
+    def disc(radius: float) -> Tensor:
+        return torch.sigmoid((radius - (u**2 + v**2).sqrt()) / 1.5)
+
+    (tangent,) = gr.ImageTangents("thickness", sigma=0.5)(disc(8)[None, None])
+    change = (disc(8 + 1e-3) - disc(8)) / 1e-3
+    assert (tangent[0, 0] - change).abs().max() < 0.06 * change.max()
 
 
 def test_thickness_is_taken_in_each_channel() -> None:

@@ -49,8 +49,7 @@ def started(store: Path, key: str) -> bool:
 def test_killed_parent_takes_its_workers_along_and_the_same_command_ends_as_if_nothing_had_happened(
     tmp_path: Path,
 ) -> None:
-    # Runs of one seed go slowly while a file is there, so that one of them is under way at the kill, however long that
-    # takes to arrive.
+    # Runs of one seed take a minute while a file is there, so that one of them is under way when the others are done.
     slow = tmp_path / "slow"
     slow.touch()
     study = toml(tmp_path, steps=500, at_seed=1, then=f"first = Slow({str(slow)!r})")

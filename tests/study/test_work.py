@@ -168,7 +168,7 @@ def test_run_that_cannot_be_fails_with_what_is_wrong(tmp_path: Path, change: dic
     assert failure["error"] == answer.error
 
 
-def test_failure_is_forgotten_when_the_run_is_done_after_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failure_is_frozen_when_the_run_is_done_after_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any, **__: Any) -> None:
         raise MemoryError("not enough")
 
@@ -429,9 +429,10 @@ def test_networks_of_earlier_runs_are_not_kept(
     gc.collect()
     gc.disable()
     monkeypatch.setattr(mp, "parent_process", lambda: "a parent" if is_worker else None)
+    monkeypatch.setattr("gradreg.study.work._frozen", 0)
     others = networks()
     try:
-        for seed in range(3):
+        for seed in range(4):
             assert work(Task(put(SPECTREG, {"schedule.steps": 2, "seed": seed}), tmp_path)).state == "done"
         # What a worker leaves out of its collections are imports, never a network.
         assert (gc.get_freeze_count() > 0) == is_worker

@@ -28,13 +28,13 @@ class ImageTangents:
         shift       dI/du', dI/dv'              along the two axes, by a pixel each
         rotation    u dI/dv' - v dI/du'         about the middle
         scaling     u dI/du' + v dI/dv'         about the middle
-        stretch     u dI/du' - v dI/dv'         wider and as much lower: an axis deformation
-        shear       v dI/du' + u dI/dv'         the same along the diagonals: a diagonal deformation
-        thickness   ||(dI/du', dI/dv')||        level lines move outwards by a pixel, in each channel
+        stretch     u dI/du' - v dI/dv'         narrower and as much taller, by the source "parallel hyperbolic"
+        shear       v dI/du' + u dI/dv'         the same along the diagonals, by the source "diagonal hyperbolic"
+        thickness   ||(dI/du', dI/dv')||        bright shapes grow by a pixel on all sides, in each channel
 
     u', v' are the same in pixels. So every tangent is a move of at most about a pixel at the edge. Beyond the edge the
     image goes on as at the edge. Shifts, rotation, scaling, stretch and shear together are all affine moves. The
-    source's thickness is the square of the one here, which depends on the scale of the pixels.
+    source squares the thickness, so that its size beside the other tangents depends on the unit of the pixels.
 
     Args:
         moves: which of "shift" (two tangents), "rotation", "scaling", "stretch", "shear", "thickness", joined by "+".

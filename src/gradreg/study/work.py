@@ -97,6 +97,7 @@ class Files(Protocol):
 
 
 _stopping = False
+_frozen = 0  # times
 _parent: int | None = None
 
 
@@ -109,7 +110,7 @@ def stop_on_sigterm(*, with_parent: bool = True) -> None:
     global _parent  # noqa: PLW0603 - what a signal says, it says to the whole process
 
     def stop(*_: object) -> None:
-        global _stopping  # noqa: PLW0603
+        global _stopping  # noqa: PLW0603 - of the whole process
         _stopping = True
 
     signal.signal(signal.SIGTERM, stop)
@@ -221,11 +222,15 @@ def forget_run() -> None:
 
     Its network, points and objective refer to each other, and stay (60 MB with MNIST) until Python looks through all of
     its objects, which it hardly ever does. With the 350,000 of torch and scikit-learn that takes a quarter of a second,
-    as long as 100 steps of a small network, so a worker has it leave out what is there between its runs.
+    as long as 100 steps of a small network. So a worker has it leave out those: what is there before its first run and
+    before its second, by when everything is imported. Later there is nothing to gain, and a user's own network may be
+    kept for some runs and then dropped.
     """
+    global _frozen  # noqa: PLW0603 - of the whole process
     gc.collect()
-    if multiprocessing.parent_process() is not None:
+    if multiprocessing.parent_process() is not None and _frozen < 2:
         gc.freeze()
+        _frozen += 1
 
 
 def usable(content: bytes | None) -> tuple[int, bytes] | None:

@@ -110,7 +110,7 @@ def stop_on_sigterm(*, with_parent: bool = True) -> None:
     global _parent  # noqa: PLW0603 - what a signal says, it says to the whole process
 
     def stop(*_: object) -> None:
-        global _stopping  # noqa: PLW0603 - of the whole process
+        global _stopping  # noqa: PLW0603
         _stopping = True
 
     signal.signal(signal.SIGTERM, stop)

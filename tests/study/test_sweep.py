@@ -56,7 +56,7 @@ def test_killed_parent_takes_its_workers_along_and_the_same_command_ends_as_if_n
     store = Store(tmp_path / "runs")
     timed(study, store)
     command = ("run", study, "--store", tmp_path / "runs", "--jobs", 2)
-    delayed = final_runs(load_study(str(study), store).study.arms[0], {}, 2)[1].key
+    delayed = final_runs(load_study(str(study), store).study.arms[0], (), 2)[1].key
     parent = start(*command)
     until(lambda: times(tmp_path / "runs") and started(tmp_path / "runs", delayed))
     os.kill(parent.pid, signal.SIGKILL)

@@ -16,7 +16,7 @@ from gradreg.study.files import load_study
 from gradreg.study.grid import Arm, Study, final_runs
 from gradreg.study.store import Store
 
-NUMBERS = ("jacobian_norm", "half_squared_norm", "seconds")
+NUMBERS = ("jacobian_norm", "half_squared_norm", "train_loss", "seconds")
 FACTS = ("device", "processor", "torch", "commit", "stacked")
 
 

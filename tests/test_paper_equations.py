@@ -7,6 +7,7 @@ from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
 import gradreg as gr
+from gradreg.models import LeNet5
 
 
 class Point:
@@ -117,3 +118,11 @@ def test_appendix_a_one_row_for_the_whole_batch() -> None:
     gradient = torch.autograd.grad((model(leaf) * row).sum(), leaf)[0]
     found = gr.SpectReg(1.0, per="batch")(model, x, generator=Generator().manual_seed(6))
     assert_same(found.detach(), gradient.flatten(1).square().sum(1).mean())
+
+
+def test_one_row_for_the_batch_sees_nothing_behind_batch_statistics() -> None:
+    """sum_i r . z_i is the same for all inputs where the last layer follows a normalization by the batch."""
+    model, x = LeNet5("batch-statistics").double(), torch.randn(20, 1, 28, 28, dtype=torch.float64)
+    common = gr.SpectReg(1.0, per="batch")(model, x, generator=Generator().manual_seed(0))
+    own = gr.SpectReg(1.0, per="example")(model, x, generator=Generator().manual_seed(0))
+    assert common.item() < 1e-20 < 1e-3 < own.item()

@@ -12,6 +12,7 @@ from torch import nn
 import gradreg as gr
 from gradreg import metrics
 from gradreg._random import generator_for
+from gradreg.models import SmallCNN
 from gradreg.study.config import Run
 from gradreg.study.grid import put, tuning_run
 from gradreg.study.profile import MEASURES, NOISE, RADIUS, SEED, meaning, profile
@@ -93,6 +94,13 @@ def test_what_is_not_finite_is_none() -> None:
     assert found["input_margin"] is None
     assert (found["spectral_norm"], found["pgd_accuracy"]) == (0.0, 100.0)
     assert set(found) == KEYS
+
+
+def test_derivatives_of_a_network_that_couples_examples_are_none() -> None:
+    x, y = torch.randn(30, 1, 8, 8), torch.arange(30) % 10
+    coupled, own = (profile(SmallCNN(regularization=r), x, y, norm_points=4) for r in ("batch-statistics", "batchnorm"))
+    assert [name for name, value in coupled.items() if value is None] == ["spectral_norm", "input_margin"]
+    assert None not in own.values()
 
 
 def test_measures_in_words_and_as_cells() -> None:

@@ -165,6 +165,13 @@ def test_verdict_without_a_baseline_compares_nothing() -> None:
     assert sentence == "4 of 8 runs are missing. Nothing can be compared while the baseline has no result."
 
 
+def test_a_norm_that_networks_do_not_have_is_not_missing() -> None:
+    first = found(arm("Baseline"), BASELINE)
+    results = tuple({"test_accuracy": result["test_accuracy"]} for result in first.results if result)
+    case = summarize(study([first.arm], 4), [replace(first, results=results)], command="gradreg run a-study")
+    assert lines_of(case)[0][-2:] == ("-", "1.00x")
+
+
 def test_an_arm_of_which_nothing_is_selected_lacks_all_of_its_runs() -> None:
     arms = [arm("Baseline"), arm("SpectReg"), arm("FrobReg")]
     waiting = replace(found(arms[1], [], cost=None), values=None)

@@ -92,6 +92,14 @@ def test_same_run_gives_the_same_numbers_bit_for_bit() -> None:
     assert set(first) == kinds
 
 
+def test_a_network_that_normalizes_by_the_batch_when_tested_has_no_norm_of_the_jacobian() -> None:
+    run = put(lenet(BASELINE), {"protocol.measure": "test"})
+    own, coupled = (
+        measured(replace(run, model=Model(f"lenet5-{kind}")), noise()) for kind in ("batchnorm", "batch-statistics")
+    )
+    assert set(own) - set(coupled) == {"jacobian_norm"}
+
+
 def test_dropout_is_seeded_too() -> None:
     run = put(lenet(SPECTREG), {"protocol.measure": "test"})
     first = measured(run, noise())

@@ -5,7 +5,7 @@ and their gradients alone. A function is run as it is: where a module is called 
 that differentiate turn gradients on by themselves.
 """
 
-from gradreg.metrics._chunks import evaluating
+from gradreg.metrics._chunks import coupling_layers, evaluating
 from gradreg.metrics.attacks import FGSM, PGD, Attack, GaussianNoise, robust_accuracy
 from gradreg.metrics.calibration import accuracy, expected_calibration_error, negative_log_likelihood, predictions
 from gradreg.metrics.curves import Segments, segments, transitions
@@ -24,6 +24,7 @@ __all__ = [
     "Profile",
     "Segments",
     "accuracy",
+    "coupling_layers",
     "ellipse",
     "evaluating",
     "expected_calibration_error",

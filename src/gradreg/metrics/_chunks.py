@@ -5,6 +5,7 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from gradreg import _checks
 from gradreg._types import Labels, Model
@@ -67,9 +68,24 @@ def in_chunks(
 
 
 def linearized(model: Model, x: Tensor, y: Labels, target: Target, site: Site | None) -> Linearization:
-    """J of one chunk."""
+    """J of one chunk.
+
+    Raises:
+        ValueError: examples are coupled: one backward pass has then the derivatives of their sum alone.
+    """
+    if names := coupling_layers(model):
+        raise ValueError(
+            f"metrics got a model that normalizes by the batch in evaluation mode too ({', '.join(names)}), so that an "
+            "output depends on the other examples and has no Jacobian of its own. Write track_running_stats=True."
+        )
     site = site or Input()
     return Linearization.of_pass(ForwardPass(model, x, [site]), target, y, site)
+
+
+def coupling_layers(model: Model) -> tuple[str, ...]:
+    """The batch normalization layers, by name, that take the statistics of the batch in evaluation mode too."""
+    layers = model.named_modules() if isinstance(model, nn.Module) else ()
+    return tuple(name for name, layer in layers if isinstance(layer, _BatchNorm) and layer.running_mean is None)
 
 
 def device_of(model: Model, x: Tensor) -> torch.device:

@@ -42,7 +42,8 @@ def jacobian_norms(
         (N,) in float32 or better, without a graph. Works under `torch.no_grad`.
 
     Raises:
-        ValueError: no points, inference tensors, a target that does not depend on the site.
+        ValueError: no points, inference tensors, a target that does not depend on the site, batch normalization without
+            running statistics.
 
     Example:
         >>> gr.metrics.jacobian_norms(model, x_test).mean()

@@ -142,7 +142,7 @@ def profile(model: "nn.Module", x: "Tensor", y: "Tensor", *, norm_points: int) -
 
     Returns:
         By `Measure.key`, in the units of `gradreg.metrics`; None for what is not finite, such as the margin of a
-        network that has come to be constant.
+        network that has come to be constant, and for the derivatives of one that normalizes by the batch here too.
     """
     from gradreg import metrics
     from gradreg._random import generator_for
@@ -152,11 +152,12 @@ def profile(model: "nn.Module", x: "Tensor", y: "Tensor", *, norm_points: int) -
     def under(attack: metrics.Attack, name: str) -> float:
         return metrics.robust_accuracy(model, x, labels, attack, generator=generator_for(SEED, name))
 
+    coupled = bool(metrics.coupling_layers(model))
     found = {
         "calibration_error": metrics.expected_calibration_error(z, labels),
         "negative_log_likelihood": metrics.negative_log_likelihood(z, labels),
-        "spectral_norm": metrics.spectral_norms(model, x[:norm_points]).mean().item(),
-        "input_margin": metrics.input_margins(model, x, labels).median().item(),
+        "spectral_norm": math.nan if coupled else metrics.spectral_norms(model, x[:norm_points]).mean().item(),
+        "input_margin": math.nan if coupled else metrics.input_margins(model, x, labels).median().item(),
         "noise_accuracy": under(metrics.GaussianNoise(NOISE), "noise"),
         "fgsm_accuracy": under(metrics.FGSM(RADIUS), "FGSM"),
         "pgd_accuracy": under(metrics.PGD(RADIUS), "PGD"),

@@ -66,7 +66,7 @@ def cells(summary: Summary, group: Group, row: Row) -> tuple[str, ...]:
         score(summary, row),
         difference,
         MISSING if difference == MISSING else p_text(row.p),
-        MISSING if row.norm is None else f"{row.norm:.2f}",
+        f"{row.norm:.2f}" if row.norm is not None else MISSING if row.score is None else NONE,
         MISSING if row.cost is None else f"{row.cost:.2f}x",
     )
     return (*found, *_paper(row)) if has_paper(summary) else found

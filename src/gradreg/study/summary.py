@@ -83,7 +83,7 @@ class Row:
         score: the metric over the seeds that are there; None where there is none.
         difference: to the group's baseline, paired by seed, over the seeds that both have; None for the baseline.
         p: of the difference, corrected as the study says over the group; None for the baseline.
-        norms: mean ||J_g||_F on test points, by seed.
+        norms: mean ||J_g||_F on test points, by seed; None where not measured.
         cost: time of a training step over that of the group's baseline; None where not measured.
         curves: of the final runs.
         half_squared_norms: half the squared L2 norm of the trained weights, by seed; None where not measured.
@@ -277,7 +277,7 @@ def _row(item: Found, baseline: Found) -> Row:
         score=estimate(known) if known else None,
         difference=None if item is baseline else _difference(points, others),
         p=None,
-        norms=tuple(None if r is None else float(r["jacobian_norm"]) for r in item.results),
+        norms=tuple(None if r is None else r.get("jacobian_norm") for r in item.results),
         cost=cost,
         curves=item.curves,
         half_squared_norms=tuple(None if r is None else r.get("half_squared_norm") for r in item.results),

@@ -256,7 +256,8 @@ def train(
     Returns:
         ``validation_accuracy`` in percent, ``train_loss`` of the last steps, ``steps``, ``seconds``; where test points
         are measured also ``test_accuracy`` in percent (and ``test_top5_accuracy``, where `Protocol.top_k` is 5),
-        ``jacobian_norm``, the mean of ||J_g||_F over the first test points, and ``half_squared_norm`` of the weights,
+        ``jacobian_norm``, the mean of ||J_g||_F over the first test points (not of a network that normalizes by the
+        batch there too, which has none), and ``half_squared_norm`` of the weights,
         and with `Protocol.profile_points` what `gradreg.study.profile.profile` measures.
         Of a regression ``validation_mse`` and ``test_mse`` in place of accuracies, and where its inputs and outputs are
         single numbers also ``function``; see `gradreg.study.function`. And the training with its network, and with the
@@ -304,8 +305,9 @@ def measure(training: Training) -> dict[str, Any]:
             found[f"test_top{top}_accuracy"] = accuracy(
                 model, parts.test_x, parts.test_y, top=top, prepare=parts.prepared
             )
-        points = parts.prepared(parts.test_x[: run.protocol.norm_points].to(training.device))
-        found["jacobian_norm"] = gr.metrics.jacobian_norms(model, points).mean().item()
+        if not gr.metrics.coupling_layers(model):
+            points = parts.prepared(parts.test_x[: run.protocol.norm_points].to(training.device))
+            found["jacobian_norm"] = gr.metrics.jacobian_norms(model, points).mean().item()
         found["half_squared_norm"] = half_squared_norm(model)
         if (count := run.protocol.profile_points) > 0:
             points = parts.prepared(parts.test_x[:count].to(training.device))

@@ -36,16 +36,29 @@ def test_chunks_are_measured_in_order_and_joined() -> None:
 
 
 @pytest.mark.parametrize(
-    "measure", [metrics.jacobian_norms, metrics.spectral_norms, metrics.spectral_norm_lower_bounds]
+    "measure",
+    [
+        metrics.jacobian_norms,
+        metrics.spectral_norms,
+        metrics.spectral_norm_lower_bounds,
+        metrics.input_margins,
+        metrics.saliency,
+        lambda model, x: metrics.segments(model, x, x + 1),
+    ],
 )
 def test_a_model_that_couples_examples_when_evaluated_has_no_jacobians(measure: Callable[..., Any]) -> None:
-    layers = nn.Linear(3, 4), nn.BatchNorm1d(4), nn.InstanceNorm1d(4), nn.Tanh()
+    layers = nn.Linear(3, 4), nn.BatchNorm1d(4), nn.LayerNorm(4), nn.Tanh()
     model, x = nn.Sequential(*layers, nn.BatchNorm1d(4, track_running_stats=False)), torch.randn(5, 3)
     assert metrics.coupling_layers(model.train()) == ("4",)
     with pytest.raises(ValueError, match=r"by the batch in evaluation mode too \(4\), .* track_running_stats=True"):
         measure(model, x)
     assert metrics.coupling_layers(nn.Sequential(*layers)) == metrics.coupling_layers(lambda x: x) == ()
     measure(nn.Sequential(*layers[:2]), x)
+    metrics.robust_accuracy(model, x, torch.zeros(5, dtype=torch.int64), metrics.FGSM(0.1))  # measures no Jacobian
+
+
+def test_a_model_that_is_such_a_layer_itself_is_named_by_its_class() -> None:
+    assert metrics.coupling_layers(nn.BatchNorm1d(3, track_running_stats=False)) == ("BatchNorm1d",)
 
 
 def test_bad_points_are_refused() -> None:

@@ -170,6 +170,8 @@ def test_a_norm_that_networks_do_not_have_is_not_missing() -> None:
     results = tuple({"test_accuracy": result["test_accuracy"]} for result in first.results if result)
     case = summarize(study([first.arm], 4), [replace(first, results=results)], command="gradreg run a-study")
     assert lines_of(case)[0][-2:] == ("-", "1.00x")
+    assert any("(-: a network that normalizes by the batch there too has none)" in note for note in notes(case))
+    assert not any("normalizes by the batch" in note for note in notes(summary({"Baseline": BASELINE})))
 
 
 def test_an_arm_of_which_nothing_is_selected_lacks_all_of_its_runs() -> None:

@@ -71,7 +71,8 @@ def linearized(model: Model, x: Tensor, y: Labels, target: Target, site: Site | 
     """J of one chunk.
 
     Raises:
-        ValueError: examples are coupled: one backward pass has then the derivatives of their sum alone.
+        ValueError: examples are coupled: one backward pass has then the derivatives of their sum alone. Whether the
+            layers stand between site and target is not looked into, nor what a function calls.
     """
     if names := coupling_layers(model):
         raise ValueError(
@@ -83,9 +84,23 @@ def linearized(model: Model, x: Tensor, y: Labels, target: Target, site: Site | 
 
 
 def coupling_layers(model: Model) -> tuple[str, ...]:
-    """The batch normalization layers, by name, that take the statistics of the batch in evaluation mode too."""
+    """The batch normalization layers, by name, that take the statistics of the batch in evaluation mode too.
+
+    Of such a model an output is no function of one input, so that it has no Jacobian of its own.
+
+    Args:
+        model: a module, in any mode; of a function nothing is known.
+
+    Returns:
+        Names of submodules, of the model itself that of its class; () where there are none.
+
+    Example:
+        >>> gr.metrics.coupling_layers(torch.nn.Sequential(torch.nn.BatchNorm1d(4, track_running_stats=False)))
+        ('0',)
+    """
     layers = model.named_modules() if isinstance(model, nn.Module) else ()
-    return tuple(name for name, layer in layers if isinstance(layer, _BatchNorm) and layer.running_mean is None)
+    found = [(name, layer) for name, layer in layers if isinstance(layer, _BatchNorm) and layer.running_mean is None]
+    return tuple(name or type(layer).__name__ for name, layer in found)
 
 
 def device_of(model: Model, x: Tensor) -> torch.device:

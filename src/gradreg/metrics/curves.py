@@ -112,7 +112,8 @@ def segments(
         `Segments`.
 
     Raises:
-        ValueError: points of different shapes, or pairs of twice the same point.
+        ValueError: points of different shapes, pairs of twice the same point, batch normalization without running
+            statistics.
 
     Example:
         >>> gr.metrics.segments(model, x, gr.metrics.neighbours(x)).ratio

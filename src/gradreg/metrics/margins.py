@@ -65,7 +65,7 @@ def input_margins(
         (N,) in units of x; negative where the model is wrong, infinite where the margin has no gradient.
 
     Raises:
-        ValueError: outputs or labels of other shapes.
+        ValueError: outputs or labels of other shapes, batch normalization without running statistics.
 
     Example:
         >>> gr.metrics.input_margins(model, x_test, every_class=True).median()
@@ -106,7 +106,7 @@ def saliency(
         As x, with signs; pictures mostly show the absolute value, of colours the largest.
 
     Raises:
-        ValueError: a target of several values per example.
+        ValueError: a target of several values per example, batch normalization without running statistics.
 
     Example:
         >>> gr.metrics.saliency(model, x).shape

@@ -91,7 +91,8 @@ def spectral_norms(
         (N,) in float32 or better, without a graph.
 
     Raises:
-        ValueError: no points, inference tensors, a target that does not depend on the site.
+        ValueError: no points, inference tensors, a target that does not depend on the site, batch normalization without
+            running statistics.
 
     Example:
         >>> gr.metrics.spectral_norms(model, x_test, target=gr.Probabilities()).mean()
@@ -137,6 +138,9 @@ def spectral_norm_lower_bounds(
 
     Returns:
         (N,), without a graph.
+
+    Raises:
+        ValueError: no points, inference tensors, batch normalization without running statistics.
 
     Example:
         >>> gr.metrics.spectral_norm_lower_bounds(model, x_test, samples=10).mean()

@@ -180,7 +180,8 @@ class SpectReg(JacobianPenalty):
         sphere: draw r on the sphere of radius sqrt(m) in place of N(0, I) (spherical SpectReg, unbiased as well).
         samples: number of rows for each example, averaged.
         per: "example" draws r for each example; "batch" one for all, as the paper's appendix A. Where batch
-            normalization in training mode stands in front of the last layer, one for all makes the penalty 0.
+            normalization in training mode stands directly in front of the last, linear layer, one for all makes the
+            penalty 0.
         side: "output" for rows of J; "input" for probes J v, v ~ N(0, I_n), with the same expectation.
         target, site, engine, every, fraction, ramp, name: see `JacobianPenalty`.
 

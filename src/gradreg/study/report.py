@@ -55,6 +55,7 @@ def has_paper(summary: Summary) -> bool:
 
 def cells(summary: Summary, group: Group, row: Row) -> tuple[str, ...]:
     """A row as text, in the order of `header`: "X" for what is missing, "-" for what there is none of."""
+    norm = f"{row.norm:.2f}" if row.norm is not None else NONE
     difference = MISSING
     if row is group.rows[0]:
         difference = NONE
@@ -66,7 +67,7 @@ def cells(summary: Summary, group: Group, row: Row) -> tuple[str, ...]:
         score(summary, row),
         difference,
         MISSING if difference == MISSING else p_text(row.p),
-        f"{row.norm:.2f}" if row.norm is not None else MISSING if row.score is None else NONE,
+        MISSING if row.score is None else norm,
         MISSING if row.cost is None else f"{row.cost:.2f}x",
     )
     return (*found, *_paper(row)) if has_paper(summary) else found
@@ -127,11 +128,13 @@ def measured(summary: Summary) -> list[str]:
         )
     points = spread(arm.run.protocol.norm_points for arm in s.arms)
     outputs = "logits" if s.metric.higher else "output"
+    coupled = any(row.norm is None and row.score is not None for row in summary.rows)
+    none = f" ({NONE}: a network that normalizes by the batch there too has none)" if coupled else ""
     where = "one thread" if summary.timed_on == "cpu" else "a GPU, not compiled"
     found += [
         selection(summary),
-        f"||J||: mean of ||d {outputs} / d input||_F on the first {points} test points, mean over the seeds; cost: "
-        f"median time of a training step over the baseline's, on {where}, interleaved",
+        f"||J||: mean of ||d {outputs} / d input||_F on the first {points} test points, mean over the seeds{none}; "
+        f"cost: median time of a training step over the baseline's, on {where}, interleaved",
     ]
     if any(row.arm.reported_weight is not None for row in summary.rows):
         found.append("beside a weight: the one that the paper selected, in the same unit")

@@ -53,7 +53,7 @@ def saliency(summary: Summary, store: Store, *, every: bool = False) -> bytes | 
             return None
         pictures, points, y = _examples(rows[0].runs[0], store)
         found = [gradients(trained.network, points, y) for trained in networks]
-    # The report goes without the picture where data or networks are no longer what they were.
+    # The report goes without the picture where data or networks are no longer what they were, or have no gradients.
     except (StudyError, DataError, OSError, ValueError, RuntimeError):
         return None
     classes = networks[0].classes

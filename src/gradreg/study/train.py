@@ -305,14 +305,14 @@ def measure(training: Training) -> dict[str, Any]:
             found[f"test_top{top}_accuracy"] = accuracy(
                 model, parts.test_x, parts.test_y, top=top, prepare=parts.prepared
             )
-        if not gr.metrics.coupling_layers(model):
+        if not (coupled := gr.metrics.coupling_layers(model)):
             points = parts.prepared(parts.test_x[: run.protocol.norm_points].to(training.device))
             found["jacobian_norm"] = gr.metrics.jacobian_norms(model, points).mean().item()
         found["half_squared_norm"] = half_squared_norm(model)
         if (count := run.protocol.profile_points) > 0:
             points = parts.prepared(parts.test_x[:count].to(training.device))
             found |= profile(model, points, parts.test_y[:count], norm_points=run.protocol.norm_points)
-        if metric is not ACCURACY and parts.x.shape[1:] == parts.y.shape[1:] == (1,):
+        if not coupled and metric is not ACCURACY and parts.x.shape[1:] == parts.y.shape[1:] == (1,):
             found["function"] = learned_function(model, parts)
     lost = [name for name, value in found.items() if isinstance(value, float) and not math.isfinite(value)]
     if lost:

@@ -457,6 +457,15 @@ def test_table_of_errors_has_their_unit_the_papers_number_and_slopes() -> None:
     assert (shown["paper"], shown["ours - paper"]) == ("1.500", "+2.000")
     assert slopes(ERRORS.groups[0])[0] == ("Baseline", "2.5 (1.3)", "5 (2.6)", "2 (0)")
     assert slopes(summary({"Baseline": [90.0]}).groups[0]) == []
+
+
+def test_functions_without_slope_have_no_ratio_of_slopes() -> None:
+    row = ERRORS.groups[0].rows[0]
+    flat = replace(row.functions[0], slope_at_points=0.0, slope_between=0.0)
+    group = replace(ERRORS.groups[0], rows=(replace(row, functions=(flat, *row.functions[1:])),))
+    assert slopes(group)[0][-1] == f"2 (0) n={len(row.functions) - 1}"
+    group = replace(ERRORS.groups[0], rows=(replace(row, functions=(flat,)),))
+    assert slopes(group)[0] == ("Baseline", "0", "0", "-")
     page = markdown(ERRORS)
     assert "| slope at the points | between them |" in page
     assert "accuracy" not in page

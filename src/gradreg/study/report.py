@@ -37,8 +37,10 @@ def slopes(group: Group) -> list[tuple[str, ...]]:
     for row in group.rows:
         at, between = ([getattr(f, f"slope_{name}") for f in row.functions] for name in ("at_points", "between"))
         if row.functions:
-            ratios = [b / a if a > 0 else math.inf for a, b in zip(at, between, strict=True)]
-            found.append((row.arm.name, *(_mean_text(values) for values in (at, between, ratios))))
+            ratios = [b / a for a, b in zip(at, between, strict=True) if a > 0]  # a constant has none
+            of = "" if len(ratios) == len(at) else f" n={len(ratios)}"
+            ratio = f"{_mean_text(ratios)}{of}" if ratios else NONE
+            found.append((row.arm.name, _mean_text(at), _mean_text(between), ratio))
     return found
 
 

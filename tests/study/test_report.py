@@ -457,6 +457,10 @@ def test_table_of_errors_has_their_unit_the_papers_number_and_slopes() -> None:
     assert (shown["paper"], shown["ours - paper"]) == ("1.500", "+2.000")
     assert slopes(ERRORS.groups[0])[0] == ("Baseline", "2.5 (1.3)", "5 (2.6)", "2 (0)")
     assert slopes(summary({"Baseline": [90.0]}).groups[0]) == []
+    page = markdown(ERRORS)
+    assert "| slope at the points | between them |" in page
+    assert "accuracy" not in page
+    assert "labels" not in page
 
 
 def test_functions_without_slope_have_no_ratio_of_slopes() -> None:
@@ -466,10 +470,9 @@ def test_functions_without_slope_have_no_ratio_of_slopes() -> None:
     assert slopes(group)[0][-1] == f"2 (0) n={len(row.functions) - 1}"
     group = replace(ERRORS.groups[0], rows=(replace(row, functions=(flat,)),))
     assert slopes(group)[0] == ("Baseline", "0", "0", "-")
-    page = markdown(ERRORS)
-    assert "| slope at the points | between them |" in page
-    assert "accuracy" not in page
-    assert "labels" not in page
+    step = replace(flat, slope_between=3.0)
+    group = replace(ERRORS.groups[0], rows=(replace(row, functions=(step, *row.functions[1:])),))
+    assert slopes(group)[0][-1] == "inf"
 
 
 def test_errors_as_plain_data_say_their_metric_and_leave_functions_out() -> None:

@@ -37,9 +37,10 @@ def slopes(group: Group) -> list[tuple[str, ...]]:
     for row in group.rows:
         at, between = ([getattr(f, f"slope_{name}") for f in row.functions] for name in ("at_points", "between"))
         if row.functions:
-            ratios = [b / a for a, b in zip(at, between, strict=True) if a > 0]  # a constant has none
+            # A constant has none; what is flat at the points alone has an infinite one.
+            ratios = [b / a if a else math.inf for a, b in zip(at, between, strict=True) if a or b]
             of = "" if len(ratios) == len(at) else f" n={len(ratios)}"
-            ratio = f"{_mean_text(ratios)}{of}" if ratios else NONE
+            ratio = "inf" if math.inf in ratios else f"{_mean_text(ratios)}{of}" if ratios else NONE
             found.append((row.arm.name, _mean_text(at), _mean_text(between), ratio))
     return found
 
@@ -143,7 +144,8 @@ def measured(summary: Summary) -> list[str]:
     if any(row.functions for row in summary.rows):
         found.append(
             "slope: root mean square of dy/dx at the training inputs, and in the middle between neighbours that are "
-            "more than 0.002 apart; mean (sample standard deviation) over the seeds; between / at: of each seed"
+            "more than 0.002 apart; mean (sample standard deviation) over the seeds; between / at: of each seed, of n "
+            "where that stands beside it, since a constant has none"
         )
     if has_paper(summary):
         found.append(

@@ -100,9 +100,14 @@ def distance(one: Training, other: Training) -> float:
 
 def compared(runs: list[Run], **others: Any) -> float:
     """The largest difference between parameters or buffers of runs that were stacked and that were not."""
+    return max(differences(runs, **others))
+
+
+def differences(runs: list[Run], **others: Any) -> list[float]:
+    """That of each run; what the runs measured is compared too."""
     alone = [train(run, DIGITS) for run in runs]
     stacked = train_stacked(runs, DIGITS, **others)
-    found = 0.0
+    found = []
     for (result, training), ended in zip(alone, stacked, strict=True):
         assert ended.result is not None
         assert ended.member is not None
@@ -111,7 +116,7 @@ def compared(runs: list[Run], **others: Any) -> float:
         if "half_squared_norm" in result:
             assert ended.result["half_squared_norm"] == pytest.approx(result["half_squared_norm"], rel=1e-4)
         assert ended.result["validation_accuracy"] == pytest.approx(result["validation_accuracy"], abs=0.6)
-        found = max(found, distance(training, ended.member.training))
+        found.append(distance(training, ended.member.training))
     return found
 
 
@@ -149,16 +154,14 @@ def test_regression_is_stacked_as_well(preset: str) -> None:
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_stacked_runs_are_equal_in_single_precision_over_a_few_steps(optimizer: str) -> None:
-    """To ten times what a weight larger by a millionth makes of each: Adam magnifies rounding of small gradients."""
+    """To 1e-5, more only where a weight larger by a millionth moves a run: Adam magnifies the rounding of gradients."""
     runs = varied(put(replace(BASELINE, penalties=CASES["SpectReg"]), {"optimizer.name": optimizer}))
-    moved = []
-    for run, ended in zip(runs, train_stacked(runs, DIGITS), strict=True):
+    bounds = []
+    for run in runs:
         near = put(run, {"weight": run.penalties[0].weight * (1 + 1e-6)})
-        (_, alone), (_, other) = train(run, DIGITS), train(near, DIGITS)
-        moved.append(distance(alone, other))
-        assert ended.member is not None
-        assert distance(alone, ended.member.training) < 1e-6 + 10 * moved[-1]
-    assert min(moved) < 1e-5  # else the bound says nothing
+        bounds.append(max(1e-5, 3 * distance(train(run, DIGITS)[1], train(near, DIGITS)[1])))
+    assert bounds.count(1e-5) >= 2  # else nothing is shown
+    assert all(found < bound for found, bound in zip(differences(runs), bounds, strict=True))
 
 
 def test_runs_of_other_numbers_of_training_points_are_stacked(tmp_path: Path) -> None:
